@@ -1,0 +1,83 @@
+"""Every error that a user of flarecli can cause or meet, and the exit code it becomes.
+
+    FlareError                 1  (never raised itself)
+    ├── InputError             3  photos, paths, options that contradict the data
+    │   └── OutputExists       3  the output is there already
+    ├── OutputError            3  the output can't be written (disk full, no permission)
+    ├── MemoryExceeded         4  the work does not fit into memory
+    ├── WeightsError           5  weights are missing, damaged, of another model, or not allowed by the licence policy
+    ├── PartialResult          6  a result was written, but fewer photos have cameras than were asked for
+    ├── ReconstructionError    7  no cameras survive verification
+    ├── VerificationError      7  a written file does not read back as it was meant
+    └── MissingDependency      3  an optional package is not installed
+
+Code 2 is a usage error of the command line (typer's own), 130 an interrupt.
+"""
+
+
+class FlareError(Exception):
+    """An error with one line for the user, a hint what to do, and an exit code.
+
+    Args:
+        message: one line that says what went wrong and with which file.
+        hint: one line that says what to do about it; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(FlareError):
+    """The given photos, files or options can't be used."""
+
+    exit_code = 3
+
+
+class OutputExists(InputError):
+    """The output folder is there already and nothing said what to do with it."""
+
+
+class OutputError(FlareError):
+    """The output can't be written."""
+
+    exit_code = 3
+
+
+class MemoryExceeded(FlareError):
+    """The work does not fit into the memory of the device or the machine."""
+
+    exit_code = 4
+
+
+class WeightsError(FlareError):
+    """Weights are missing, damaged, of another model, or not allowed by the licence policy."""
+
+    exit_code = 5
+
+
+class PartialResult(FlareError):
+    """A result was written, but fewer photos have cameras than were asked for."""
+
+    exit_code = 6
+
+
+class ReconstructionError(FlareError):
+    """No usable cameras could be found for these photos."""
+
+    exit_code = 7
+
+
+class VerificationError(FlareError):
+    """A file that was just written does not read back as it was meant."""
+
+    exit_code = 7
+
+
+class MissingDependency(FlareError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Writers and readers, one format per module. None changes the reconstruction it is given; none needs torch."""

@@ -1,0 +1,1 @@
+"""Photos: finding, decoding, preparing for a network, writing upright copies."""

@@ -1,0 +1,1 @@
+"""Verification and refinement of predicted cameras by photo matches."""

@@ -1,0 +1,119 @@
+"""Decisions about the machine, made once per run: device, precision, threads, memory, seeds, optional packages."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import random
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from flarecli.errors import InputError, MissingDependency
+
+if TYPE_CHECKING:
+    import torch
+
+_EXTRA_OF = {"pillow_heif": "heif", "av": "video", "viser": "viewer", "ray": "batch", "numba": "train"}
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import an optional package, or say how to install it.
+
+    Args:
+        module: importable name, for example ``pillow_heif``.
+        purpose: what the package is needed for, as it should read in the error ("HEIC photos").
+
+    Raises:
+        MissingDependency: the package, or a system library that it loads, is absent.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        extra = _EXTRA_OF.get(module)
+        hint = f"pip install 'flarecli[{extra}]'" if extra else "pip install -e ."
+        if module == "open3d":
+            hint = "on Debian/Ubuntu: apt-get install libusb-1.0-0 libgl1 libegl1 libx11-6 libgomp1"
+        raise MissingDependency(f"{purpose} need the package {module}, which does not load: {error}", hint) from error
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that exists.
+
+    Raises:
+        InputError: the name is unknown or the machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}", "use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device {name} is not available", "run `flare doctor`, or use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device mps is not available", "use --device cpu")
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise InputError(f"device {name} is not supported", "use auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def inference_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Autocast to bfloat16 on CUDA cards that compute in it; float32 elsewhere."""
+    import torch
+
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy, torch and pycolmap so that the same input gives the same output."""
+    import numpy as np
+    import pycolmap
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.manual_seed(seed)
+    pycolmap.set_random_seed(seed)
+
+
+def cpu_count() -> int:
+    """Cores this process may use (honours affinity, unlike ``os.cpu_count``)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``8G``, ``512M``, ``1.5G``, ``4096``; powers of 1024.
+
+    Raises:
+        InputError: not a size.
+    """
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    cleaned = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = cleaned[-1:] if cleaned[-1:].isalpha() else ""
+    try:
+        size = int(float(cleaned.removesuffix(unit)) * units[unit])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"not a memory size: {text!r}", "write for example 8G or 512M") from error
+    if size <= 0:
+        raise InputError(f"a memory size must be positive: {text!r}")
+    return size
+
+
+def available_memory(device: torch.device) -> int:
+    """Free bytes on the device: GPU memory on CUDA, otherwise what the system can give without swapping."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 8 * 2**30

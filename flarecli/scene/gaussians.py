@@ -1,0 +1,53 @@
+"""3D Gaussians with activated values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from flarecli.scene.arrays import frozen
+
+SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaussians:
+    """N Gaussians in the world frame of the cameras.
+
+    Attributes:
+        means: centres.
+        scales: standard deviations along the three axes, in world units (activated, positive).
+        quats_wxyz: unit quaternions of the axes, real part first.
+        opacities: in [0, 1] (activated).
+        sh: spherical-harmonic colours, D = (degree + 1)^2 coefficients; colour = 0.5 + sum(sh * basis).
+    """
+
+    means: Float[np.ndarray, "N 3"]
+    scales: Float[np.ndarray, "N 3"]
+    quats_wxyz: Float[np.ndarray, "N 4"]
+    opacities: Float[np.ndarray, "N"]
+    sh: Float[np.ndarray, "N D 3"]
+
+    def __post_init__(self) -> None:
+        n = len(self.means)
+        object.__setattr__(self, "means", frozen(self.means, np.float32, (n, 3), "means"))
+        object.__setattr__(self, "scales", frozen(self.scales, np.float32, (n, 3), "scales"))
+        object.__setattr__(self, "quats_wxyz", frozen(self.quats_wxyz, np.float32, (n, 4), "quats_wxyz"))
+        object.__setattr__(self, "opacities", frozen(self.opacities, np.float32, (n,), "opacities"))
+        object.__setattr__(self, "sh", frozen(self.sh, np.float32, (n, None, 3), "sh"))
+        if self.sh.shape[1] not in (1, 4, 9, 16, 25):
+            raise ValueError(f"sh must hold 1, 4, 9, 16 or 25 coefficients, not {self.sh.shape[1]}")
+        if n and (self.scales.min() <= 0 or self.opacities.min() < 0 or self.opacities.max() > 1):
+            raise ValueError("scales must be positive and opacities in [0, 1]: Gaussians hold activated values")
+        if n and not np.allclose(np.linalg.norm(self.quats_wxyz, axis=1), 1, atol=1e-3):
+            raise ValueError("quats_wxyz must be unit quaternions")
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics."""
+        return int(np.sqrt(self.sh.shape[1])) - 1

@@ -1,0 +1,72 @@
+"""What a network gets and what it returns (torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Views:
+    """V prepared photos of one scene, in landscape storage.
+
+    All photos of a batch share one tensor of shape H <= W; a portrait photo is stored transposed (its two image axes
+    swapped, not rotated), as FLARE expects.
+
+    Attributes:
+        rgb: colours in [0, 1]; H and W are multiples of the network's patch grid.
+        portrait: which views are stored transposed.
+        c2w: known camera-to-world poses (any common world), or None.
+    """
+
+    rgb: Float[Tensor, "V 3 H W"]
+    portrait: Bool[Tensor, "V"]
+    c2w: Float[Tensor, "V 4 4"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rgb.ndim != 4 or self.rgb.shape[1] != 3 or self.rgb.shape[2] > self.rgb.shape[3]:
+            raise ValueError(f"rgb must be V x 3 x H x W with H <= W, not {tuple(self.rgb.shape)}")
+        if self.portrait.shape != (len(self.rgb),):
+            raise ValueError("portrait must have one entry per view")
+        if self.c2w is not None and self.c2w.shape != (len(self.rgb), 4, 4):
+            raise ValueError("c2w must be V x 4 x 4")
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def to(self, device: torch.device) -> Views:
+        """The same views on another device."""
+        c2w = None if self.c2w is None else self.c2w.to(device)
+        return Views(self.rgb.to(device), self.portrait.to(device), c2w)
+
+    def select(self, index: list[int]) -> Views:
+        """The views at these positions, in this order."""
+        return Views(self.rgb[index], self.portrait[index], None if self.c2w is None else self.c2w[index])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What every geometry network returns for V views; landscape storage like :class:`Views`, view 0 is the reference.
+
+    Attributes:
+        coarse_c2w: camera-to-reference poses of the last coarse iteration; translations in a unit of their own.
+        refined_c2w: the same after the camera-centric stage.
+        focal: focal lengths of the pose head divided by the long side of the stored image, or None where untrained.
+        points_local: every pixel in its own camera's frame; unit of its own.
+        confidence_local: > 1.
+        points_global: every pixel in the frame of the reference camera; unit of its own.
+        confidence_global: > 1.
+        descriptors: unit-length local descriptors at 1/S resolution, or None where the network has none.
+    """
+
+    coarse_c2w: Float[Tensor, "V 4 4"]
+    refined_c2w: Float[Tensor, "V 4 4"]
+    focal: Float[Tensor, "V"] | None
+    points_local: Float[Tensor, "V H W 3"]
+    confidence_local: Float[Tensor, "V H W"]
+    points_global: Float[Tensor, "V H W 3"]
+    confidence_global: Float[Tensor, "V H W"]
+    descriptors: Float[Tensor, "V C h w"] | None = None
