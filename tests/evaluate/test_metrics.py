@@ -121,7 +121,7 @@ def test_trajectory_error_of_a_known_displacement():
     centers = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
     truth = rigid(np.stack([np.eye(3)] * 4), -centers)
     # Moving the centres by +z, +z, -z, -z can't be undone by a similarity; its rotation is symmetric, so none helps.
-    found = rigid(np.stack([np.eye(3)] * 4), -(centers + [[0, 0, 0.1], [0, 0, 0.1], [0, 0, -0.1], [0, 0, -0.1]]))
+    found = rigid(np.stack([np.eye(3)] * 4), -([*centers, [0, 0, 0.1], [0, 0, 0.1], [0, 0, -0.1], [0, 0, -0.1]]))
     expected = 0.1 / np.sqrt(1 + 0.1**2)  # part of it is taken by the scale 1 / (1 + 0.1^2)
     assert trajectory_error(found, truth)["ate"] == pytest.approx(expected, rel=1e-6)
 
@@ -148,7 +148,7 @@ def test_depth_is_compared_up_to_scale_unless_one_is_given():
 
 def test_point_distances_of_a_shifted_grid():
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), -1).reshape(-1, 3)
-    numbers = point_distances((grid + [0.1, 0, 0]) / 2, grid, Sim3(2.0, np.eye(3), np.zeros(3)))
+    numbers = point_distances(([*grid, 0.1, 0, 0]) / 2, grid, Sim3(2.0, np.eye(3), np.zeros(3)))
     assert numbers["accuracy"] == pytest.approx(0.1)
     assert numbers["completion_median"] == pytest.approx(0.1)
 
@@ -181,7 +181,9 @@ NAMES = {
 
 
 def compare_poses(independent, found, truth):
-    as_pair = lambda m: None if np.isnan(m).any() else (m[:3, :3], m[:3, 3])
+    def as_pair(m):
+        return None if np.isnan(m).any() else (m[:3, :3], m[:3, 3])
+
     theirs_found, theirs_truth = [as_pair(m) for m in found], [as_pair(m) for m in truth]
     theirs = independent.pose_metrics(theirs_found, theirs_truth)
     ours = pose_metrics(found, truth)

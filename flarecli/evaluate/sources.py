@@ -1,0 +1,210 @@
+"""Reading cameras, depth and points to compare: our scene folder, a COLMAP model, cameras.json, transforms.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float
+
+from flarecli.errors import InputError
+from flarecli.export.archive import load_scene
+from flarecli.export.manifest import read_manifest
+from flarecli.geometry.transforms import invert_rigid
+
+if TYPE_CHECKING:
+    from flarecli.scene.reconstruction import DepthMap
+
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class CameraSet:
+    """Cameras by photo name, with what else is known about the scene.
+
+    Attributes:
+        path: where it was read.
+        w2c: world-to-camera matrix of every photo with a camera, OpenCV axes.
+        K: intrinsics in photo pixels (centre of the top-left pixel at (0.5, 0.5)).
+        size_hw: height and width of every photo.
+        k1: radial distortion (COLMAP's SIMPLE_RADIAL) of photos that have one.
+        points: points in the world frame, or None.
+        point_views: for each point the names of the photos that see it, or None where unknown.
+        depth: reads the z-depth of a whole photo at any resolution (0 = none), for photos that have one.
+        depth_maps: our own depth of a photo, at the network's resolution.
+        input_names: all photos that went into the reconstruction, dropped ones too; None where unknown.
+    """
+
+    path: Path
+    w2c: Mapping[str, Float[np.ndarray, "4 4"]]
+    K: Mapping[str, Float[np.ndarray, "3 3"]]
+    size_hw: Mapping[str, tuple[int, int]]
+    k1: Mapping[str, float] = field(default_factory=dict)
+    points: Float[np.ndarray, "N 3"] | None = None
+    point_views: tuple[frozenset[str], ...] | None = None
+    depth: Mapping[str, Callable[[], Float[np.ndarray, "H W"]]] = field(default_factory=dict)
+    depth_maps: Mapping[str, DepthMap] = field(default_factory=dict)
+    input_names: tuple[str, ...] | None = None
+
+
+def read_cameras(path: Path) -> CameraSet:
+    """Read any of the known kinds; a folder is searched for them.
+
+    Args:
+        path: our scene folder, a COLMAP model folder or one that holds sparse/0, a cameras.json, a transforms.json,
+            or a folder with one of those files.
+
+    Raises:
+        InputError: the path does not exist, holds none of them, or is damaged.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    try:
+        return _read(path)
+    except (LookupError, TypeError, ValueError, RuntimeError, OSError, BadZipFile) as error:
+        raise InputError(f"{path} can't be read: {type(error).__name__}: {error}") from error
+
+
+def _read(path: Path) -> CameraSet:
+    if path.is_file():
+        readers = {"cameras.json": _read_cameras_json, "transforms.json": _read_transforms}
+        if path.name in readers:
+            return readers[path.name](path)
+        if path.suffix == ".json":
+            return _read_transforms(path) if "frames" in _json(path) else _read_cameras_json(path)
+        raise InputError(f"{path} is neither cameras.json nor transforms.json", "give a scene folder or a COLMAP model")
+    if (path / "scene.npz").exists():
+        return _read_own_scene(path)
+    if (path / "cameras.json").exists():
+        return _read_cameras_json(path / "cameras.json")
+    for folder in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
+        if (folder / "images.bin").exists() or (folder / "images.txt").exists():
+            return replace(_read_colmap(folder), path=path, input_names=_manifest_names(path))
+    if (path / "transforms.json").exists():
+        return _read_transforms(path / "transforms.json")
+    raise InputError(f"{path} holds no cameras", "expected scene.npz, sparse/0, cameras.json or transforms.json in it")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise InputError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _manifest_names(path: Path) -> tuple[str, ...] | None:
+    """Input photos that the manifest of a scene lists; None without a manifest."""
+    if not (path / "flare.json").exists():
+        return None
+    return tuple(str(photo["name"]) for photo in read_manifest(path).get("photos", ())) or None
+
+
+def _read_own_scene(path: Path) -> CameraSet:
+    scene = load_scene(path)
+    names, cameras = scene.image_names, scene.cameras
+    k1 = np.zeros(len(names)) if cameras.k1 is None else cameras.k1
+    depth_maps = scene.depth_maps or (None,) * len(names)
+    return CameraSet(
+        path=path,
+        w2c=dict(zip(names, cameras.w2c, strict=True)),
+        K=dict(zip(names, cameras.K, strict=True)),
+        size_hw={name: (int(h), int(w)) for name, (h, w) in zip(names, cameras.size_hw, strict=True)},
+        k1={name: float(k) for name, k in zip(names, k1, strict=True)},
+        points=scene.points.xyz if len(scene.points) else scene.tracks.xyz,
+        depth_maps={name: depth for name, depth in zip(names, depth_maps, strict=True) if depth is not None},
+        input_names=tuple(verdict.name for verdict in scene.verdicts) or names,
+    )
+
+
+def _read_colmap(folder: Path) -> CameraSet:
+    import pycolmap
+
+    model = pycolmap.Reconstruction(str(folder))
+    w2c, K, size_hw, names = {}, {}, {}, {}
+    for image_id, image in model.images.items():
+        if not image.has_pose:
+            continue
+        names[image_id] = image.name
+        w2c[image.name] = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
+        camera = model.cameras[image.camera_id]
+        K[image.name] = np.asarray(camera.calibration_matrix(), np.float64)
+        size_hw[image.name] = (camera.height, camera.width)
+    points = list(model.points3D.values())
+    views = tuple(frozenset(names[e.image_id] for e in p.track.elements if e.image_id in names) for p in points)
+    xyz = np.array([p.xyz for p in points]).reshape(-1, 3) if points else None
+    return CameraSet(folder, w2c, K, size_hw, points=xyz, point_views=views if points else None)
+
+
+def _read_transforms(path: Path) -> CameraSet:
+    shared = _json(path)
+    w2c, K, size_hw = {}, {}, {}
+    for frame in shared["frames"]:
+        values = shared | frame
+        name = _photo_name(str(frame["file_path"]))
+        c2w = np.asarray(frame["transform_matrix"], np.float64)
+        if c2w.shape != (4, 4) or not np.isfinite(c2w).all():
+            raise InputError(f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix")
+        w2c[name] = invert_rigid(c2w @ OPENCV_FROM_OPENGL)
+        height, width = int(values["h"]), int(values["w"])
+        fx = float(values["fl_x"]) if "fl_x" in values else width / (2 * np.tan(float(values["camera_angle_x"]) / 2))
+        fy = float(values.get("fl_y", fx))
+        cx, cy = float(values.get("cx", width / 2)), float(values.get("cy", height / 2))
+        K[name], size_hw[name] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (height, width)
+    return CameraSet(path, w2c, K, size_hw)
+
+
+def _photo_name(file_path: str) -> str:
+    """The photo's name in its image folder, as COLMAP writes it."""
+    return file_path.replace("\\", "/").removeprefix("./").removeprefix("images/")
+
+
+def _read_cameras_json(path: Path) -> CameraSet:
+    content = _json(path)
+    images = content["images"]
+    names = [str(image["name"]) for image in images]
+    w2c = {}
+    for name, image in zip(names, images, strict=True):
+        w2c[name] = np.eye(4)
+        w2c[name][:3, :3] = np.asarray(image["R"], np.float64)
+        w2c[name][:3, 3] = np.asarray(image["t"], np.float64)
+        if not np.isfinite(w2c[name]).all():
+            raise InputError(f"{path}: the pose of {name} is not finite")
+    points, views = _points_npz(path.parent / "points.npz", names)
+    return CameraSet(
+        path=path,
+        w2c=w2c,
+        K={name: np.asarray(image["K"], np.float64) for name, image in zip(names, images, strict=True)},
+        size_hw={name: (int(i["height"]), int(i["width"])) for name, i in zip(names, images, strict=True)},
+        points=points,
+        point_views=views,
+        depth=_depth_npz(path.parent / "depth.npz"),
+    )
+
+
+def _points_npz(path: Path, names: list[str]) -> tuple[np.ndarray | None, tuple[frozenset[str], ...] | None]:
+    if not path.exists():
+        return None, None
+    with np.load(path, allow_pickle=False) as archive:
+        xyz = np.asarray(archive["xyz"], np.float64)
+        if "obs_point" not in archive or "obs_image" not in archive:
+            return xyz, None
+        views: list[set[str]] = [set() for _ in xyz]
+        for point, image in zip(archive["obs_point"].tolist(), archive["obs_image"].tolist(), strict=True):
+            views[point].add(names[image])
+    return xyz, tuple(map(frozenset, views))
+
+
+def _depth_npz(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        names = [str(name) for name in archive["names"]]
+        stack = archive["depth"]
+    # Integers are millimetres, the custom of depth cameras; floats are in units of the reference.
+    unit = 1e-3 if np.issubdtype(stack.dtype, np.integer) else 1.0
+    return {name: lambda i=i: stack[i].astype(np.float64) * unit for i, name in enumerate(names)}
