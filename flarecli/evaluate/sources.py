@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -203,8 +204,13 @@ def _depth_npz(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     if not path.exists():
         return {}
     with np.load(path, allow_pickle=False) as archive:
-        names = [str(name) for name in archive["names"]]
-        stack = archive["depth"]
+        if "depth" in archive:  # one stack for all photos; otherwise each photo's depth lies under its own name
+            maps = dict(zip(map(str, archive["names"]), archive["depth"], strict=True))
+        else:
+            maps = {name: archive[name] for name in archive.files}
+    return {name: functools.partial(_in_units, depth) for name, depth in maps.items()}
+
+
+def _in_units(depth: np.ndarray) -> np.ndarray:
     # Integers are millimetres, the custom of depth cameras; floats are in units of the reference.
-    unit = 1e-3 if np.issubdtype(stack.dtype, np.integer) else 1.0
-    return {name: lambda i=i: stack[i].astype(np.float64) * unit for i, name in enumerate(names)}
+    return depth.astype(np.float64) * (1e-3 if np.issubdtype(depth.dtype, np.integer) else 1.0)

@@ -120,8 +120,9 @@ def test_trajectory_error_of_centres_on_one_line_is_defined():
 def test_trajectory_error_of_a_known_displacement():
     centers = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
     truth = rigid(np.stack([np.eye(3)] * 4), -centers)
+    lift = np.array([[0, 0, 0.1], [0, 0, 0.1], [0, 0, -0.1], [0, 0, -0.1]])
     # Moving the centres by +z, +z, -z, -z can't be undone by a similarity; its rotation is symmetric, so none helps.
-    found = rigid(np.stack([np.eye(3)] * 4), -([*centers, [0, 0, 0.1], [0, 0, 0.1], [0, 0, -0.1], [0, 0, -0.1]]))
+    found = rigid(np.stack([np.eye(3)] * 4), -(centers + lift))
     expected = 0.1 / np.sqrt(1 + 0.1**2)  # part of it is taken by the scale 1 / (1 + 0.1^2)
     assert trajectory_error(found, truth)["ate"] == pytest.approx(expected, rel=1e-6)
 

@@ -201,6 +201,13 @@ def test_integer_depth_is_millimetres(truth, tmp_path):
     assert read_cameras(bench).depth[truth.image_names[0]]()[0, 0] == 2.5
 
 
+def test_depth_may_lie_under_the_names_of_the_photos(truth, tmp_path):
+    bench = write_cameras_json(truth, tmp_path / "bench")
+    np.savez(bench / "depth.npz", **{truth.image_names[1]: np.full((4, 4), 2.5, np.float16)})
+    assert list(read_cameras(bench).depth) == [truth.image_names[1]]
+    assert read_cameras(bench).depth[truth.image_names[1]]()[3, 3] == 2.5
+
+
 def test_points_that_the_counted_photos_do_not_show_are_not_asked_for(truth, tmp_path):
     bench = write_cameras_json(truth, tmp_path / "bench")
     xyz = np.vstack([truth.points.xyz[::7], [[500.0, 0, 0]]])
