@@ -149,7 +149,7 @@ def test_depth_is_compared_up_to_scale_unless_one_is_given():
 
 def test_point_distances_of_a_shifted_grid():
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), -1).reshape(-1, 3)
-    numbers = point_distances(([*grid, 0.1, 0, 0]) / 2, grid, Sim3(2.0, np.eye(3), np.zeros(3)))
+    numbers = point_distances((grid + np.array([0.1, 0, 0])) / 2, grid, Sim3(2.0, np.eye(3), np.zeros(3)))
     assert numbers["accuracy"] == pytest.approx(0.1)
     assert numbers["completion_median"] == pytest.approx(0.1)
 
