@@ -1,0 +1,238 @@
+"""From a weights file to a network, and from a foreign weights file to safetensors. Nothing in a file is executed."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flarecli.errors import OutputExists, WeightsError
+from flarecli.model.digests import file_sha256
+from flarecli.model.keys import KeyRule, our_name
+
+_SHOWN_KEYS = 5
+_LFS_MAGIC = b"version https://git-lfs"
+_ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = b"\x80"
+
+# What torch.load raises on damaged or hostile files; it documents none of it.
+_LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+    OSError,
+)
+
+
+def load_weights(
+    build: Callable[[], nn.Module], path: Path, device: torch.device, key_rules: Sequence[KeyRule] = ()
+) -> nn.Module:
+    """Build a network around the weights of a file, without a second copy of them in memory.
+
+    Args:
+        build: makes the network; it is called on the meta device.
+        path: safetensors, or a file of ``torch.save``: flat, or nested under ``model`` or ``state_dict``.
+        device: where the network goes.
+        key_rules: how the names in the file become those of the network.
+
+    Returns:
+        The network in evaluation mode, all weights in the dtype that it was built with (float32).
+
+    Raises:
+        WeightsError: the file is missing, damaged, hostile, or not of this network.
+    """
+    state = rename_state(read_state_dict(path), key_rules, path)
+    with torch.device("meta"):
+        network = build()
+    fit_state(state, network.state_dict(), path)
+    network.load_state_dict(state, strict=True, assign=True)
+    _fill_computed_buffers(network, build)
+    return network.eval().to(device)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file under the names that it gives them, without a leading ``module.``.
+
+    Raises:
+        WeightsError: the file is missing, damaged, hostile, or holds something else.
+    """
+    kind = _file_kind(path)
+    content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path, mapped=kind == "zip")
+    for name in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path}: holds no table of weights", "give a checkpoint of the network")
+    strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise WeightsError(f"{path}: not only weights: {_listed(strangers)}", "give a checkpoint of the network")
+    state = {str(name): value for name, value in content.items()}
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def rename_state(state: Mapping[str, Tensor], key_rules: Sequence[KeyRule], path: Path) -> dict[str, Tensor]:
+    """The tensors under our names, without those that the rules drop.
+
+    Raises:
+        WeightsError: two names of one parameter hold different values.
+    """
+    renamed: dict[str, Tensor] = {}
+    for theirs, tensor in state.items():
+        ours = our_name(theirs, key_rules)
+        if ours is None:
+            continue
+        if ours in renamed and not torch.equal(renamed[ours], tensor):
+            raise WeightsError(f"{path}: {theirs} differs from the other copy of the same parameter", _WRONG_FILE)
+        renamed[ours] = tensor
+    return renamed
+
+
+def fit_state(state: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Check names, shapes and kinds against a network and cast in place to its dtypes.
+
+    Raises:
+        WeightsError: something is unknown, missing, or of another shape or kind; it names the first five of each.
+    """
+    misfits = [
+        f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+        for name, tensor in state.items()
+        if name in expected
+        and (
+            tensor.shape != expected[name].shape
+            or tensor.is_floating_point() != expected[name].is_floating_point()
+            or tensor.is_complex()
+            or tensor.layout != torch.strided
+        )
+    ]
+    problems = {
+        "unknown": [name for name in state if name not in expected],
+        "missing": [name for name in expected if name not in state],
+        "of another shape or kind": misfits,
+    }
+    found = [f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items() if names]
+    if found:
+        raise WeightsError(f"{path}: not the weights of this network; " + "; ".join(found), _WRONG_FILE)
+    for name, tensor in state.items():
+        state[name] = tensor.to(expected[name].dtype)
+
+
+def convert(
+    source: Path,
+    target: Path,
+    build: Callable[[], nn.Module],
+    key_rules: Sequence[KeyRule] = (),
+    *,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Rewrite a checkpoint as safetensors with our names; parameters that inference never uses are left out.
+
+    Args:
+        source: any file that :func:`load_weights` takes.
+        target: file to write.
+        build: makes the network that the weights must fit.
+        key_rules: how the names in the file become ours.
+        metadata: kept in the file beside the checksum of the source, for example model and licence.
+        overwrite: replace an existing target.
+
+    Raises:
+        WeightsError: the source is not a checkpoint of this network.
+        OutputExists: the target is there and is not to be replaced.
+    """
+    from safetensors.torch import save_file
+
+    if target.exists() and not overwrite:
+        raise OutputExists(f"{target} exists", "use --overwrite or another file name")
+    state = rename_state(read_state_dict(source), key_rules, source)
+    with torch.device("meta"):
+        expected = build().state_dict()
+    fit_state(state, expected, source)
+    header = {"format": "pt", **(metadata or {}), "source_sha256": file_sha256(source)}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.part")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished, metadata=header)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target
+
+
+_WRONG_FILE = "check --model and --weights; `flare weights list` shows which file belongs to which model"
+_DAMAGED = "download it again, or give another file with --weights"
+
+
+def _file_kind(path: Path) -> str:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file", "give an existing file with --weights")
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head.startswith(_LFS_MAGIC):
+        raise WeightsError(f"{path}: only a pointer of Git LFS, not the weights themselves", "run `git lfs pull`")
+    if head.startswith(_ZIP_MAGIC):
+        return "zip"
+    if head.startswith(_PICKLE_MAGIC):
+        return "pickle"
+    if len(head) > 9 and head[8:9] == b"{":
+        return "safetensors"
+    raise WeightsError(f"{path}: neither safetensors nor a torch checkpoint", _DAMAGED)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+        raise WeightsError(f"{path}: damaged safetensors file ({_first_line(error)})", _DAMAGED) from error
+
+
+def _read_torch(path: Path, *, mapped: bool) -> Any:
+    try:
+        # Training checkpoints of the published program keep their options beside the weights, in this one class.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except _LOAD_ERRORS as error:
+        what = "refused: it holds more than weights" if isinstance(error, pickle.UnpicklingError) else "damaged"
+        raise WeightsError(f"{path}: {what} ({_first_line(error)})", _DAMAGED) from error
+
+
+def _fill_computed_buffers(network: nn.Module, build: Callable[[], nn.Module]) -> None:
+    """Buffers that a network computes for itself are in no file; take them from a network built for real."""
+    computed = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    if not computed:
+        return
+    values = dict(build().named_buffers())
+    for name in computed:
+        owner, _, attribute = name.rpartition(".")
+        module = network.get_submodule(owner)
+        setattr(module, attribute, values[name])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
+
+
+def _first_line(error: BaseException) -> str:
+    with suppress(IndexError):
+        return str(error).strip().splitlines()[0][:200]
+    return type(error).__name__

@@ -1,0 +1,109 @@
+"""From the name of a model to a network that is ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from torch import nn
+
+from flarecli.errors import WeightsError
+from flarecli.model.checkpoints import convert, load_weights
+from flarecli.model.config import ModelSpec, find_model
+from flarecli.model.digests import remembered_sha256
+from flarecli.model.hub import LicencePolicy, licence_check, locate, pull_hint, weights_of
+from flarecli.scene.views import Prediction, Views
+
+
+class GeometryNetwork(Protocol):
+    """What every network can do."""
+
+    def predict(self, views: Views) -> Prediction:
+        """Cameras and geometry of one scene; view 0 is the reference."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A network and where its weights come from.
+
+    Attributes:
+        network: in evaluation mode, on its device.
+        spec: row of the table of models.
+        weights_path: the file, or None for a network without weights of its own (tests of the program).
+        weights_sha256: checksum of the file, or None.
+        licence: licence of the weights.
+    """
+
+    network: GeometryNetwork
+    spec: ModelSpec
+    weights_path: Path | None
+    weights_sha256: str | None
+    licence: str
+
+
+def network_builder(spec: ModelSpec) -> Callable[[], nn.Module]:
+    """A function that makes the network of a model with random weights."""
+    module_name, _, class_name = spec.build.partition(":")
+    network_class = getattr(import_module(module_name), class_name)
+    return network_class if spec.config is None else lambda: network_class(spec.config)
+
+
+def load_model(
+    name: str,
+    *,
+    weights: Path | None = None,
+    device: torch.device | str = "cpu",
+    offline: bool = False,
+    license_policy: LicencePolicy = "any",
+) -> LoadedModel:
+    """Load a model; nothing is ever downloaded here.
+
+    Args:
+        name: row of the table of models.
+        weights: a file instead of the shipped or downloaded one.
+        device: where the network goes.
+        offline: changes only the hint where the weights are missing.
+        license_policy: ``commercial`` refuses weights that forbid commercial use.
+
+    Raises:
+        InputError: there is no such model.
+        WeightsError: the weights are missing, damaged, of another network, or not allowed.
+    """
+    spec = find_model(name)
+    licence_check(spec, license_policy)
+    build, device = network_builder(spec), torch.device(device)
+    path = locate(spec, weights)
+    if path is None and spec.weights is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = build().eval().to(device)
+        return LoadedModel(cast("GeometryNetwork", network), spec, None, None, "none")
+    if path is None:
+        hint = pull_hint(spec)
+        if offline:
+            hint += " (needs the network; or copy the file here and give it with --weights)"
+        raise WeightsError(f"the weights of {name} ({weights_of(spec).filename}) are not on this machine", hint)
+    rules = () if spec.weights is None else spec.weights.key_rules
+    network = load_weights(build, path, device, rules)
+    licence = "none" if spec.weights is None else spec.weights.licence
+    return LoadedModel(cast("GeometryNetwork", network), spec, path, remembered_sha256(path), licence)
+
+
+def convert_weights(name: str, source: Path, target: Path, *, overwrite: bool = False) -> Path:
+    """Rewrite a checkpoint of a model as safetensors with its licence and origin inside.
+
+    Raises:
+        InputError: there is no such model.
+        WeightsError: the source is not a checkpoint of this model.
+        OutputExists: the target is there and is not to be replaced.
+    """
+    spec = find_model(name)
+    weights = weights_of(spec)
+    metadata = {"model": spec.name, "licence": weights.licence, "source": weights.source}
+    rules = weights.key_rules
+    return convert(source, target, network_builder(spec), rules, metadata=metadata, overwrite=overwrite)
