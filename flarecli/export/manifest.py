@@ -1,0 +1,155 @@
+"""``flare.json``: what was made, from what, with what, and how sure we are. The schema is in docs/manifest.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from flarecli.errors import InputError
+from flarecli.scene.reconstruction import Reconstruction
+
+MANIFEST_NAME = "flare.json"
+FORMAT_VERSION = 1
+_MAX_BYTES = 256 * 2**20
+_LIBRARIES = ("torch", "numpy", "pycolmap", "open3d-cpu", "open3d", "pillow", "plyfile", "poselib", "scipy")
+
+
+def build_manifest(
+    reconstruction: Reconstruction,
+    folder: Path,
+    *,
+    options: Mapping[str, Any],
+    timings_s: Mapping[str, float],
+    exports: Mapping[str, list[str]] | None = None,
+    warnings: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Describe a scene folder whose other files are all written.
+
+    Args:
+        reconstruction: what the files were written from.
+        folder: scene folder; every file in it is listed with size and sha256.
+        options: the options that were used, JSON values only.
+        timings_s: seconds per stage.
+        exports: files of each exporter, relative to the folder.
+        warnings: lines for the user.
+    """
+    tracks, cameras = reconstruction.tracks, reconstruction.cameras
+    provenance = dict(reconstruction.provenance)
+    statuses = [verdict.status for verdict in reconstruction.verdicts]
+    return {
+        "format": "flarecli scene",
+        "format_version": FORMAT_VERSION,
+        "flarecli": _version("flarecli"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
+        "model": provenance,
+        "options": dict(options),
+        "timings_s": {stage: round(float(seconds), 3) for stage, seconds in timings_s.items()},
+        "confidence": float(reconstruction.confidence),
+        "metric_scale": bool(reconstruction.metric_scale),
+        "counts": {
+            "photos": len(statuses) or len(reconstruction),
+            "cameras": len(reconstruction),
+            **{status: statuses.count(status) for status in ("verified", "network-only", "dropped")},
+            "sparse_points": len(tracks),
+            "observations": len(tracks.point_index),
+            "dense_points": len(reconstruction.points),
+            "gaussians": 0 if reconstruction.gaussians is None else len(reconstruction.gaussians),
+        },
+        "reprojection_px": float(np.mean(tracks.error_px)) if len(tracks) else None,
+        "photos": [dataclasses.asdict(verdict) for verdict in reconstruction.verdicts],
+        "lens_k1": dict(zip(reconstruction.image_names, map(float, np.asarray(cameras.k1)), strict=True)),
+        "exports": dict(exports or {}),
+        "warnings": list(warnings),
+        "next": next_commands(folder),
+        "files": describe_files(folder),
+    }
+
+
+def next_commands(folder: Path) -> list[str]:
+    """Commands of other programs that take the scene as it is."""
+    commands = []
+    if (folder / "sparse/0/cameras.bin").is_file():
+        commands += [
+            "python examples/simple_trainer.py default --data_dir SCENE --data_factor 1",
+            "ns-train splatfacto colmap --data SCENE --colmap-path sparse/0 --downscale-factor 1",
+            "colmap gui --import_path SCENE/sparse/0 --image_path SCENE/images",
+        ]
+    if (folder / "transforms.json").is_file():
+        commands.append("ns-train splatfacto nerfstudio-data --data SCENE")
+    return commands
+
+
+def describe_files(folder: Path) -> list[dict[str, Any]]:
+    """Path, size in bytes and sha256 of every file below a folder except the manifest itself, sorted by path."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST_NAME:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found.append({"path": name, "bytes": path.stat().st_size, "sha256": digest})
+    return found
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Path:
+    """Write flare.json; strict JSON, so NaN is a ValueError."""
+    path = folder / MANIFEST_NAME
+    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Content of flare.json.
+
+    Raises:
+        InputError: no manifest, not one of ours, damaged, or of a newer format.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"{path} is too large for a manifest")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} holds no {MANIFEST_NAME}", "give a folder that flare reconstruct wrote") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}", "reconstruct again with --overwrite") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != "flarecli scene":
+        raise InputError(f"{path} was not written by flarecli")
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise InputError(f"{path} has format version {version}; this program knows {FORMAT_VERSION}", "update flarecli")
+    return manifest
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Relative paths that the manifest of a folder lists; empty without a valid manifest, unsafe paths left out."""
+    try:
+        files = read_manifest(folder).get("files", [])
+    except InputError:
+        # An output of somebody else: then nothing in it is ours, and nothing may be replaced.
+        return set()
+    names = {entry.get("path") for entry in files if isinstance(entry, dict)} if isinstance(files, list) else set()
+    return {name for name in names if isinstance(name, str) and _is_safe(name)}
+
+
+def _is_safe(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
