@@ -14,6 +14,8 @@
 Code 2 is a usage error of the command line (typer's own), 130 an interrupt.
 """
 
+import errno
+
 
 class FlareError(Exception):
     """An error with one line for the user, a hint what to do, and an exit code.
@@ -81,3 +83,27 @@ class MissingDependency(FlareError):
     """An optional package is needed and not installed."""
 
     exit_code = 3
+
+
+def as_flare_error(error: BaseException) -> FlareError | None:
+    """The project's error for an exception that any library may raise: out of memory, disk full.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        The error itself where it is a FlareError, its translation, or None for an exception that is a defect.
+    """
+    if isinstance(error, FlareError):
+        return error
+    text = str(error)
+    # By name, because importing torch only to compare classes costs seconds.
+    names = {cls.__name__ for cls in type(error).__mro__}
+    out_of_memory = isinstance(error, MemoryError) or "OutOfMemoryError" in names
+    if out_of_memory or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text):
+        message = "out of memory" + (f": {text.splitlines()[0]}" if text else "")
+        return MemoryExceeded(message, "use --max-memory, --preset fast, fewer photos, or --device cpu")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {error.filename}" if error.filename else ""
+        return OutputError(f"no space left{where}", "free some space or write to another disk with -o")
+    return None
