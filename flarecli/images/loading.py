@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -137,24 +138,25 @@ def load_photos(
     if masks is not None and not masks.is_dir():
         raise InputError(f"{masks}: no such folder of masks", "give the folder, not a single mask")
     found = find_files(sources, exclude=masks)
-    photos, dropped = _check_all(found, masks, strict, on_progress)
-    _require_enough(sources, photos, dropped)
-    if masks is not None and all(photo.mask_path is None for photo in photos):
+    mask_names = _mask_names(found)
+    if masks is not None and found and not any(find_mask(masks, names) for names in mask_names.values()):
         raise InputError(f"{masks}: no mask belongs to any photo", "name the mask of a.jpg a.jpg.png or a.png")
+    jobs = [partial(_inspect, item, masks, mask_names[item.name]) for item in found]
+    photos, dropped = _check_all(found, jobs, strict, on_progress)
+    _require_enough(sources, photos, dropped)
     return PhotoSet(_named(photos), tuple(dropped))
 
 
 def _check_all(
-    found: Sequence[FoundFile], masks: Path | None, strict: bool, on_progress: Progress | None
+    found: Sequence[FoundFile], inspect: Sequence[Callable[[], Photo]], strict: bool, on_progress: Progress | None
 ) -> tuple[list[Photo], list[PhotoVerdict]]:
-    """Decode every file once, in threads; usable photos and verdicts of the others, in order."""
+    """Inspect every file, in threads; usable photos and verdicts of the others, in order."""
     photos: list[Photo] = []
     dropped: list[PhotoVerdict] = []
     first_of: dict[str, str] = {}
-    mask_names = _mask_names(found)
     pool = ThreadPoolExecutor(min(cpu_count(), 8))
     try:
-        jobs = [pool.submit(_inspect, item, masks, mask_names[item.name]) for item in found]
+        jobs = [pool.submit(job) for job in inspect]
         for done, (item, job) in enumerate(zip(found, jobs, strict=True), 1):
             try:
                 photo = job.result()

@@ -54,7 +54,7 @@ def test_focal_does_not_depend_on_orientation(tmp_path: Path):
 def test_camera_id_tells_cameras_apart(tmp_path: Path):
     def camera_id(focal: int, lens: str, model: str = "M") -> str | None:
         return camera_tags(
-            tagged(tmp_path, {FOCAL: IFDRational(focal), LENS: lens}, tag271="Maker", tag272=model)
+            tagged(tmp_path, {FOCAL: IFDRational(focal), LENS: lens}, size=(80, 60), tag271="Maker", tag272=model)
         ).camera_id
 
     same = camera_id(35, "L")
