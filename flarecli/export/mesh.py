@@ -20,7 +20,9 @@ LOGGER = logging.getLogger(__name__)
 _TRUNCATION_VOXELS = 5.0
 _VOXELS_PER_FOOTPRINT = 1.5
 _MAX_BYTES = 1.5 * 2**30
-_BYTES_PER_VOXEL = 48  # of Open3D's hashed volume with colour
+_BYTES_PER_VOXEL = 20  # five floats
+_BLOCK = 8
+_MIN_WEIGHT = 0.5  # in photos: seen once is enough, cleaning comes before and after
 _MIN_COMPONENT_SHARE = 0.01
 _POISSON_DEPTH = 9
 _POISSON_MAX_POINTS = 400_000
@@ -46,23 +48,41 @@ def write_mesh(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]
     if voxel <= 0:
         LOGGER.warning("no pixel is trusted enough for a mesh")
         return []
-    volume = o3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=voxel,
-        sdf_trunc=_TRUNCATION_VOXELS * voxel,
-        color_type=o3d.pipelines.integration.TSDFVolumeColorType.RGB8,
-    )
-    w2c = reconstruction.cameras.w2c
+    grid = _empty_grid(o3d, voxel)
     for view, depth_map in maps:
         colour = _colours(scene_folder, reconstruction.image_names[view], depth_map)
-        rgbd = o3d.geometry.RGBDImage.create_from_color_and_depth(
-            o3d.geometry.Image(colour),
-            o3d.geometry.Image(kept[view]),
-            depth_scale=1.0,
-            depth_trunc=far,
-            convert_rgb_to_intensity=False,
-        )
-        volume.integrate(rgbd, _open3d_intrinsics(o3d, depth_map), w2c[view])
-    return _finish(o3d, volume.extract_triangle_mesh(), scene_folder)
+        _integrate(o3d, grid, (kept[view], colour, depth_map.K), reconstruction.cameras.w2c[view], far)
+    mesh = grid.extract_triangle_mesh(weight_threshold=_MIN_WEIGHT)
+    # A grid without any surface gives a mesh without attributes, which has no legacy form.
+    legacy = mesh.to_legacy() if "indices" in mesh.triangle else o3d.geometry.TriangleMesh()
+    return _finish(o3d, legacy, scene_folder)
+
+
+def _empty_grid(o3d: Any, voxel: float) -> Any:
+    f32 = o3d.core.float32
+    return o3d.t.geometry.VoxelBlockGrid(
+        attr_names=("tsdf", "weight", "color"),
+        attr_dtypes=(f32, f32, f32),
+        attr_channels=((1,), (1,), (3,)),
+        voxel_size=voxel,
+        block_resolution=_BLOCK,
+        block_count=1000,
+        device=o3d.core.Device("CPU:0"),
+    )
+
+
+def _integrate(o3d: Any, grid: Any, pixels: tuple[np.ndarray, ...], w2c: np.ndarray, far: float) -> None:
+    """Fuse the depth, colour and K of one photo into the grid."""
+    depth_values, colour_values, K_ours = pixels
+    if not depth_values.any():
+        return
+    depth = o3d.t.geometry.Image(o3d.core.Tensor(depth_values))
+    colour = o3d.t.geometry.Image(o3d.core.Tensor(colour_values.astype(np.float32)))
+    # Open3D has its pixel centres at integers, so the principal point moves by half a pixel.
+    K = o3d.core.Tensor(K_ours - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]))
+    extrinsic = o3d.core.Tensor(np.ascontiguousarray(w2c))
+    blocks = grid.compute_unique_block_coordinates(depth, K, extrinsic, 1.0, far, _TRUNCATION_VOXELS)
+    grid.integrate(blocks, depth, colour, K, K, extrinsic, 1.0, far, _TRUNCATION_VOXELS)
 
 
 def voxel_size(depths: list[np.ndarray], depth_maps: list[DepthMap]) -> float:
@@ -79,16 +99,9 @@ def voxel_size(depths: list[np.ndarray], depth_maps: list[DepthMap]) -> float:
     if not len(footprints):
         return 0.0
     area = float((footprints**2).sum())
-    shell = 2 * _TRUNCATION_VOXELS + 16  # blocks of 16 voxels are opened whole
+    shell = 2 * _TRUNCATION_VOXELS + 2 * _BLOCK  # blocks are opened whole, at both ends
     smallest = np.sqrt(area * shell * _BYTES_PER_VOXEL / _MAX_BYTES)
     return float(max(_VOXELS_PER_FOOTPRINT * np.median(footprints), smallest))
-
-
-def _open3d_intrinsics(o3d: Any, depth_map: DepthMap) -> Any:
-    """Open3D has its pixel centres at integers, so the principal point moves by half a pixel."""
-    height, width = depth_map.depth.shape
-    K = depth_map.K
-    return o3d.camera.PinholeCameraIntrinsic(width, height, K[0, 0], K[1, 1], K[0, 2] - 0.5, K[1, 2] - 0.5)
 
 
 def _colours(scene_folder: Path, name: str, depth_map: DepthMap) -> np.ndarray:
