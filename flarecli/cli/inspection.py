@@ -1,0 +1,44 @@
+"""`flare inspect`: is this model, transforms.json or ply sane?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flarecli.cli.console import Talk
+from flarecli.cli.options import TalkOptions, take_groups
+
+
+@take_groups
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A scene, COLMAP model, transforms.json or ply of any program.")],
+    talking: TalkOptions,
+) -> None:
+    """Count what a file or folder holds and check its conventions."""
+    from flarecli.export.inspect import inspect_path
+
+    with Talk(talking) as talk:
+        found = inspect_path(path)
+        talk.result({"command": "inspect", "exit_code": 0} | found)
+        if not talking.json:
+            for title, rows in tables(found).items():
+                talk.table(("", ""), rows, title=title)
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """One table per thing found: its counts, then the findings that are not ok."""
+    rows = [(key, _cell(value)) for key, value in found.items() if key not in ("kind", "path", "parts", "findings")]
+    rows += [(f["level"], f"{f['check']}: {f['message']}") for f in found["findings"] if f["level"] != "ok"]
+    out = {f"{found['kind']} {found['path']}": rows}
+    for part in found.get("parts", {}).values():
+        out |= tables(part)
+    return out
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_cell(item)}" for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

@@ -1,0 +1,136 @@
+"""`flare reconstruct`: options become exactly one job, progress and results go where they belong."""
+
+import json
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from flarecli import pipeline
+from flarecli.cli.app import run
+from flarecli.cli.options import SceneOptions
+from flarecli.pipeline import DEFAULT_EXPORTS, SceneJob, SceneResult
+
+MANIFEST = {
+    "photos": [{"name": "a.jpg", "status": "verified"}, {"name": "b.jpg", "status": "dropped"}],
+    "confidence": 0.5,
+}
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """The jobs that commands asked for."""
+    asked = []
+
+    def run_scene(job, *, on_progress=None, network=None):
+        asked.append(job)
+        on_progress("reading photos", 0, 2)
+        on_progress("reading photos", 2, 2)
+        on_progress("network", 0, 0)
+        logging.getLogger("flarecli.model").info("the licence")
+        logging.getLogger("flarecli.model").debug("a detail")
+        logging.getLogger("flarecli.model").warning("a doubt")
+        return SceneResult(output=job.output, exit_code=6 if job.strict else 0, manifest=MANIFEST, resumed=job.resume)
+
+    monkeypatch.setattr(pipeline, "run_scene", run_scene)
+    return asked
+
+
+def test_without_options_the_job_has_the_defaults_of_its_class(jobs):
+    assert run(["reconstruct", "photos", "-o", "scene"]) == 0
+    assert jobs == [SceneJob(sources=("photos",), output=Path("scene"))]
+
+
+def test_every_field_of_the_job_has_an_option():
+    named = {each.name for each in fields(SceneOptions)} - {"export"} | {"exports", "sources", "output"}
+    assert named == {each.name for each in fields(SceneJob)}
+
+
+def test_every_option_reaches_its_field(jobs):
+    line = """reconstruct a b/*.jpg -o out --model flare --weights w.safetensors --device cuda:1 --max-memory 1.5G
+        --seed 9 --preset best --masks m --poses p --intrinsics 35mm=28 --shared-camera folder --refine ba --export colmap,depth
+        --export mesh --export colmap --mesh poisson --depth-exr --colmap-text --min-registered 0.9 --strict --overwrite
+        --license-policy commercial --offline"""
+    assert run(line.split()) == 6
+    assert jobs == [
+        SceneJob(
+            sources=("a", "b/*.jpg"),
+            output=Path("out"),
+            model="flare",
+            weights=Path("w.safetensors"),
+            device="cuda:1",
+            max_memory=3 * 2**29,
+            seed=9,
+            preset="best",
+            masks=Path("m"),
+            poses=Path("p"),
+            intrinsics="35mm=28",
+            shared_camera="folder",
+            refine="ba",
+            exports=("colmap", "depth", "mesh"),
+            mesh="poisson",
+            depth_exr=True,
+            colmap_text=True,
+            min_registered=0.9,
+            strict=True,
+            overwrite=True,
+            license_policy="commercial",
+            offline=True,
+        )
+    ]
+
+
+def test_default_exports_are_those_of_the_pipeline(jobs):
+    run(["reconstruct", "photos", "-o", "scene"])
+    assert jobs[0].exports == DEFAULT_EXPORTS
+
+
+def test_json_holds_the_manifest(jobs, capsys):
+    assert run(["reconstruct", "photos", "-o", "scene", "--json", "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "command": "reconstruct",
+        "exit_code": 0,
+        "output": "scene",
+        "resumed": True,
+        "manifest": MANIFEST,
+    }
+
+
+def test_people_read_stages_and_counts_on_stderr(jobs, capsys):
+    run(["reconstruct", "photos", "-o", "scene"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[-1] == "wrote scene (1 verified, 1 dropped)"
+    assert [line for line in lines if line.startswith(("reading photos: ", "network: ")) and line.endswith(" s")]
+    assert "the licence" in lines
+    assert "warning: a doubt" in lines
+    assert "a detail" not in lines
+
+
+def test_quiet_leaves_warnings_and_verbose_adds_details(jobs, capsys):
+    run(["reconstruct", "photos", "-o", "scene", "-q"])
+    assert capsys.readouterr().err.splitlines() == ["warning: a doubt"]
+    run(["reconstruct", "photos", "-o", "scene", "-v"])
+    assert "a detail" in capsys.readouterr().err.splitlines()
+
+
+def test_the_log_file_has_everything_also_when_quiet(jobs, tmp_path, capsys):
+    log = tmp_path / "flare.log"
+    run(["reconstruct", "photos", "-o", "scene", "-q", "--log-file", str(log)])
+    assert capsys.readouterr().err.splitlines() == ["warning: a doubt"]
+    text = log.read_text()
+    for expected in ("INFO flarecli.model: the licence", "DEBUG flarecli.model: a detail", "wrote scene"):
+        assert expected in text
+
+
+def test_a_log_file_that_can_not_be_written_is_code_3(jobs, tmp_path):
+    assert run(["reconstruct", "photos", "-o", "scene", "--log-file", str(tmp_path / "no" / "x.log")]) == 3
+    assert jobs == []
+
+
+def test_logging_is_left_as_it_was(jobs):
+    before = list(logging.getLogger("flarecli").handlers)
+    run(["reconstruct", "photos", "-o", "scene"])
+    assert logging.getLogger("flarecli").handlers == before
