@@ -12,6 +12,7 @@ Source: COLMAP, doc/format.rst and src/colmap/scene/reconstruction_io_binary.cc.
 
 from __future__ import annotations
 
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from flarecli.errors import OutputExists
 from flarecli.geometry.transforms import quats_wxyz_from_matrix
 from flarecli.scene.reconstruction import Reconstruction
 
+LOGGER = logging.getLogger(__name__)
 PINHOLE = 1
 NO_POINT = 2**64 - 1
 FORMS = ("cameras", "images", "points3D", "rigs", "frames")
@@ -153,7 +155,14 @@ def _frames_bin(layout: _Layout) -> bytes:
 
 
 def write_colmap_text(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]:
-    """Write the same model as text into ``sparse_text/0``; numbers keep all their digits."""
+    """Write the same model as text into ``sparse_text/0``; numbers keep all their digits.
+
+    Returns no path, and says so in the log, when a photo has a space in its name: COLMAP's text form can't hold it.
+    """
+    spaced = next((name for name in reconstruction.image_names if name.split() != [name]), None)
+    if spaced is not None:
+        LOGGER.warning("COLMAP's text models can't hold the name %r; the binary model can", spaced)
+        return []
     folder = scene_folder / "sparse_text" / "0"
     folder.mkdir(parents=True, exist_ok=True)
     layout = _layout(reconstruction)
