@@ -1,1 +1,1 @@
-"""Photos: finding, decoding, preparing for a network, writing upright copies."""
+"""Photos: finding and checking (``loading``), preparing for a network (``preparing``), upright copies (``writing``)."""

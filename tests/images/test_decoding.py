@@ -96,7 +96,7 @@ WRITABLE = {
 @pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in WRITABLE.items() for mode in modes])
 def test_modes(tmp_path: Path, suffix: str, mode: str):
     picture = Image.fromarray(UPRIGHT).convert(mode)
-    picture.save(tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    picture.save(tmp_path / f"a{suffix}", lossless=True)
     expected = np.asarray(picture.convert("RGB")).astype(int)
     decoded = decode(open_image(tmp_path / f"a{suffix}"))
     assert decoded.rgb.mode == "RGB"

@@ -83,7 +83,9 @@ def test_copy_keeps_camera_and_position_but_not_orientation(tmp_path: Path):
     exif.get_ifd(GPS_IFD).update({1: "N", 2: (48.0, 30.0, 0.0)})
     Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
     copied = Image.Exif()
-    copied.load(exif_for_copy(Image.open(tmp_path / "a.jpg"), (40, 30)))
+    encoded = exif_for_copy(Image.open(tmp_path / "a.jpg"), (40, 30))
+    assert encoded is not None
+    copied.load(encoded)
     camera = copied.get_ifd(EXIF_IFD)
     assert copied[0x0110] == "Model"
     assert 0x0112 not in copied and 0x0111 not in copied
