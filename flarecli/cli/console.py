@@ -137,11 +137,13 @@ class Talk:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*header, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table = Table(*header, box=None, pad_edge=False, header_style="bold")
         for row in rows:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         # A pipe or a file has no width; 80 columns would cut paths.
         console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+        if title:
+            console.print(Text(title, style="bold"))
         console.print(table)
 
     @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flarecli.cli.console import Talk, plain
+from flarecli.cli.console import Talk
 from flarecli.cli.options import TalkOptions, take_groups
 
 
@@ -22,6 +22,9 @@ def train(
     """Train a network; a run that was stopped goes on where it was."""
     from flarecli.train.loop import train_from_toml
 
+    overrides = {} if minutes is None else {"minutes": minutes}
     with Talk(talking) as talk:
-        result = train_from_toml(config, minutes=minutes)
-        talk.result({"command": "train", "exit_code": 0, "result": plain(result)})
+        with talk.progress() as on_progress:
+            checkpoint = train_from_toml(config, on_progress, **overrides)
+        talk.say(f"wrote {checkpoint}")
+        talk.result({"command": "train", "exit_code": 0, "checkpoint": checkpoint})

@@ -1,0 +1,84 @@
+"""What starting the program loads, how long that takes, and which package may import which."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pycolmap",
+    "open3d",
+    "gsplat",
+    "viser",
+    "PIL",
+    "poselib",
+    "ray",
+    "numba",
+    "huggingface_hub",
+)
+STARTS = (["--help"], ["--version"], ["reconstruct", "--help"], ["batch", "--help"], ["weights", "--help"])
+
+PROBE = """
+import json, sys
+from flarecli.cli.app import run
+sys.stdout = sys.stderr
+code = run(sys.argv[1:])
+json.dump({"code": code, "modules": sorted(sys.modules)}, sys.__stdout__)
+"""
+
+
+def probe(*arguments, program=PROBE):
+    answer = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.mark.parametrize("arguments", STARTS, ids=" ".join)
+def test_help_and_version_load_nothing_heavy(arguments):
+    found = probe(*arguments)
+    assert found["code"] == 0
+    assert [name for name in HEAVY if name in found["modules"]] == []
+
+
+def test_importing_the_package_loads_nothing_at_all():
+    program = "import json, sys, flarecli; json.dump(sorted(sys.modules), sys.stdout)"
+    assert [name for name in (*HEAVY, "typer", "rich") if name in probe(program=program)] == []
+
+
+def test_export_and_inspect_run_without_torch(tmp_path):
+    """A machine that only looks at results need not wait for torch."""
+    (tmp_path / "x.ply").write_text("no ply")
+    found = probe("inspect", str(tmp_path / "x.ply"))
+    assert found["code"] == 3
+    assert "torch" not in found["modules"]
+    found = probe("export", str(tmp_path), "--to", "points")
+    assert found["code"] == 3
+    assert "torch" not in found["modules"]
+
+
+def test_help_takes_less_than_half_a_second():
+    script = Path(sys.executable).with_name("flare")
+    command = [str(script)] if script.exists() else [sys.executable, "-c", "from flarecli.cli.app import main; main()"]
+    subprocess.run([*command, "--help"], capture_output=True, check=True, timeout=60)  # writes the bytecode files
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([*command, "--help"], capture_output=True, check=True, timeout=60)
+        times.append(time.perf_counter() - start)
+    # The shortest of five: other programs on the machine only ever add time.
+    assert min(times) < 0.5, times
+
+
+def test_import_contracts_hold():
+    script = Path(sys.executable).with_name("lint-imports")
+    if not script.exists():
+        pytest.skip("import-linter is not installed")
+    answer = subprocess.run([str(script), "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
