@@ -52,6 +52,9 @@ def write_mesh(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]
     for view, depth_map in maps:
         colour = _colours(scene_folder, reconstruction.image_names[view], depth_map)
         _integrate(o3d, grid, (kept[view], colour, depth_map.K), reconstruction.cameras.w2c[view], far)
+    if grid.hashmap().size() == 0:
+        LOGGER.warning("no pixel is trusted enough for a mesh")
+        return []
     mesh = grid.extract_triangle_mesh(weight_threshold=_MIN_WEIGHT)
     # A grid without any surface gives a mesh without attributes, which has no legacy form.
     legacy = mesh.to_legacy() if "indices" in mesh.triangle else o3d.geometry.TriangleMesh()
@@ -77,11 +80,19 @@ def _integrate(o3d: Any, grid: Any, pixels: tuple[np.ndarray, ...], w2c: np.ndar
     if not depth_values.any():
         return
     depth = o3d.t.geometry.Image(o3d.core.Tensor(depth_values))
-    colour = o3d.t.geometry.Image(o3d.core.Tensor(colour_values.astype(np.float32)))
-    # Open3D has its pixel centres at integers, so the principal point moves by half a pixel.
-    K = o3d.core.Tensor(K_ours - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]))
+    colour = o3d.t.geometry.Image(o3d.core.Tensor((colour_values / 255).astype(np.float32)))
+    # The rest of Open3D has pixel centres at integers; this grid truncates a projection to find its pixel, so here the
+    # centres are at 0.5 as ours. Moving K by half a pixel shifts tilted surfaces measurably.
+    K = o3d.core.Tensor(np.array(K_ours))
     extrinsic = o3d.core.Tensor(np.ascontiguousarray(w2c))
-    blocks = grid.compute_unique_block_coordinates(depth, K, extrinsic, 1.0, far, _TRUNCATION_VOXELS)
+    try:
+        blocks = grid.compute_unique_block_coordinates(depth, K, extrinsic, 1.0, far, _TRUNCATION_VOXELS)
+    except RuntimeError as error:
+        # Open3D looks at every fourth pixel only, and stops when none of those has depth.
+        if "No block is touched" not in str(error):
+            raise
+        LOGGER.info("a photo has too few trusted pixels for the mesh")
+        return
     grid.integrate(blocks, depth, colour, K, K, extrinsic, 1.0, far, _TRUNCATION_VOXELS)
 
 

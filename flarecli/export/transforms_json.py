@@ -160,12 +160,15 @@ def _c2w(meta: dict[str, Any], frame: dict[str, Any]) -> np.ndarray:
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise ValueError("transform_matrix must be 4 x 4 and finite")
     applied = np.array(meta.get("applied_transform", np.eye(4)[:3]), np.float64)[:3]
-    matrix[:3, 3] /= float(meta.get("applied_scale", 1.0))
+    scale = float(meta.get("applied_scale", 1.0))
+    if not (scale > 0 and np.isfinite(scale)):
+        raise ValueError("applied_scale must be positive")
+    matrix[:3, 3] /= scale
     matrix = np.linalg.inv(_square(applied)) @ matrix @ _OPENGL_FROM_OPENCV
     if np.linalg.det(matrix[:3, :3]) <= 0:
         raise ValueError("transform_matrix mirrors the world")
     rotation = nearest_rotation(matrix[:3, :3])
-    scale = np.cbrt(np.linalg.det(matrix[:3, :3]))
-    if not np.allclose(matrix[:3, :3] / scale, rotation, atol=1e-3):
+    stretch = np.cbrt(np.linalg.det(matrix[:3, :3]))
+    if not np.allclose(matrix[:3, :3] / stretch, rotation, atol=1e-3):
         raise ValueError("transform_matrix is no rotation")
     return rigid(rotation, matrix[:3, 3])

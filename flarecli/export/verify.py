@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,17 @@ def _read(path: Path, reader: Callable[[], Any]) -> Any:
     """Run a reader; whatever it raises about the file becomes a VerificationError that names the file."""
     try:
         return reader()
-    except (InputError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, EOFError) as error:
+    except (
+        InputError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
         raise VerificationError(f"{path} does not read back: {error}") from error
 
 
