@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flarecli.errors import InputError
+from flarecli.model.config_small import SIZES, FlareSmallConfig
 from flarecli.model.flare_keys import FLARE_KEYS
 from flarecli.model.keys import KeyRule
 
@@ -126,7 +127,7 @@ class ModelSpec:
     Attributes:
         name: what the user types.
         task: one line for lists.
-        build: "module:Class" of the network; it is called with the config, or without arguments where that is None.
+        build: "module:Class" of the network, which is called with the config.
         config: sizes of the network.
         weights: its weights; None means random weights of a fixed seed (for tests of the program).
         canvas: image size.
@@ -137,7 +138,7 @@ class ModelSpec:
     name: str
     task: str
     build: str
-    config: object | None
+    config: FlareConfig | FlareSmallConfig
     weights: WeightsSpec | None
     canvas: Canvas
     max_views: int
@@ -155,7 +156,7 @@ _TEST_CONFIG = FlareConfig(
     inject_layers=(0, 1, 2),
     pose_heads=2,
     pose_depth=2,
-    pose_octaves=10,
+    pose_octaves=4,
     dpt_hooks=(0, 1, 2, 3),
     dpt_dims=(8, 8, 16, 16),
     dpt_dim=16,
@@ -185,7 +186,7 @@ _ROWS = (
         name="flare-small",
         task="small FLARE-like network, trained by this project on procedural scenes: cameras and point maps",
         build="flarecli.model.flare_small:FlareSmall",
-        config=None,
+        config=SIZES["xs"],
         weights=WeightsSpec(
             filename="flare-small.safetensors",
             hub_repo=None,
@@ -195,7 +196,7 @@ _ROWS = (
             commercial=True,
             source="trained by this project from scratch; see weights/README.md",
         ),
-        canvas=Canvas(size_hw=None, long_side=224, multiple=32),
+        canvas=Canvas(size_hw=None, long_side=224, multiple=16),
         max_views=8,
     ),
     ModelSpec(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-_CHUNK_BYTES = 1 << 20
+_REPORT_BYTES = 1 << 18
 _MAX_IDLE_ATTEMPTS = 5
 _RETRY_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
@@ -134,11 +134,14 @@ def _stream(url: str, part: Path, done: int, total: int, on_progress: Progress |
         if done and response.status_code != 206:  # the server sends the whole file
             done = 0
         with part.open("ab" if done else "wb") as file:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            reported = done
+            # Without a chunk size, so that what arrived before a cut is on disk.
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
-                if on_progress is not None:
+                if on_progress is not None and (done - reported >= _REPORT_BYTES or done == total):
                     on_progress("download", done, total)
+                    reported = done
     return done
 
 

@@ -50,7 +50,7 @@ def network_builder(spec: ModelSpec) -> Callable[[], nn.Module]:
     """A function that makes the network of a model with random weights."""
     module_name, _, class_name = spec.build.partition(":")
     network_class = getattr(import_module(module_name), class_name)
-    return network_class if spec.config is None else lambda: network_class(spec.config)
+    return lambda: network_class(spec.config)
 
 
 def load_model(

@@ -1,0 +1,114 @@
+"""From a model's name to a network that predicts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from flarecli.errors import InputError, WeightsError
+from flarecli.model import config, hub
+from flarecli.model.config import MODELS
+from flarecli.model.loading import convert_weights, load_model, network_builder
+from flarecli.scene.views import Views
+from tests.model.tiny import CONFIG
+
+VIEWS = Views(torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(0)), torch.tensor([False, True]))
+
+
+@pytest.fixture(autouse=True)
+def _empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("FLARE_WEIGHTS", raising=False)
+    monkeypatch.setattr(hub, "_checkout_folder", lambda: tmp_path / "checkout")
+
+
+@pytest.fixture
+def tiny_flare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the row of the published model small enough to write to disk."""
+    monkeypatch.setitem(config.MODELS, "flare", replace(MODELS["flare"], config=CONFIG))
+
+
+def test_test_model_is_the_same_every_time_and_leaves_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = (load_model("flare-test").network.predict(VIEWS) for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first.points_global, second.points_global)
+    assert load_model("flare-test").weights_sha256 is None
+
+
+@pytest.mark.usefixtures("tiny_flare")
+def test_a_given_file_is_loaded_with_its_checksum_and_licence(tmp_path: Path) -> None:
+    network = network_builder(config.MODELS["flare"])()
+    path = tmp_path / "any.pth"
+    torch.save({"model": network.state_dict()}, path)
+    loaded = load_model("flare", weights=path)
+    assert loaded.weights_path == path
+    assert loaded.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert loaded.licence == "CC BY-NC-SA 4.0"
+    theirs = cast("nn.Module", loaded.network).state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in network.state_dict().items())
+
+
+def test_missing_weights_name_the_command() -> None:
+    with pytest.raises(WeightsError, match=r"geometry_pose\.pth") as caught:
+        load_model("flare")
+    assert caught.value.hint == "flare weights pull flare"
+    assert caught.value.exit_code == 5
+    with pytest.raises(WeightsError) as caught:
+        load_model("flare", offline=True)
+    assert "--weights" in caught.value.hint
+
+
+def test_missing_shipped_weights_name_the_file() -> None:
+    with pytest.raises(WeightsError, match=r"flare-small\.safetensors") as caught:
+        load_model("flare-small")
+    assert "weights/flare-small.safetensors" in caught.value.hint
+
+
+def test_policy_comes_before_the_search() -> None:
+    with pytest.raises(WeightsError, match="forbids commercial use"):
+        load_model("flare", license_policy="commercial")
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(InputError, match="unknown model"):
+        load_model("flair")
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="2 unknown: weight, bias"):
+        load_model("flare-test", weights=tmp_path / "a.pth")
+
+
+@pytest.mark.usefixtures("tiny_flare")
+def test_converted_weights_predict_the_same(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    torch.save({"model": network_builder(config.MODELS["flare"])().state_dict()}, source)
+    convert_weights("flare", source, target)
+    before, after = (load_model("flare", weights=path).network.predict(VIEWS) for path in (source, target))
+    assert torch.equal(before.points_global, after.points_global)
+    with safe_open(target, "pt") as file:
+        assert file.metadata()["licence"] == "CC BY-NC-SA 4.0"
+
+
+def test_the_shipped_model_loads_from_half_precision(tmp_path: Path) -> None:
+    spec = MODELS["flare-small"]
+    state = {name: value.half() for name, value in network_builder(spec)().state_dict().items()}
+    (tmp_path / "checkout").mkdir()
+    save_file(state, tmp_path / "checkout" / "flare-small.safetensors")
+    loaded = load_model("flare-small", license_policy="commercial")
+    side = spec.canvas.multiple
+    prediction = loaded.network.predict(Views(torch.rand(2, 3, 4 * side, 6 * side), torch.tensor([False, True])))
+    assert prediction.points_global.shape == (2, 4 * side, 6 * side, 3)
+    assert prediction.points_global.dtype == torch.float32
