@@ -1,0 +1,103 @@
+"""Sizes of the small network (torch-free)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlareSmallConfig:
+    """Numbers that define a :class:`~flarecli.model.flare_small.FlareSmall`.
+
+    Attributes:
+        stem: channels after each stride-2 convolution; the patch is 2 to the power of their number, the last is the
+            width of the encoder.
+        encoder_depth: blocks of the encoder.
+        width: channels of the three stages.
+        head_width: channels of one attention head, in encoder and stages.
+        coarse_pairs: pairs of a per-view and an all-view block in stage 1 (coarse pose).
+        local_pairs: the same in stage 2 (camera-centric points, refined pose).
+        global_pairs: the same in stage 3 (global points).
+        match_width: channels of token descriptors.
+        descriptor_width: channels of dense descriptors.
+        head_channels: channels of the convolutions of the dense heads.
+        pose_trunk: blocks of a pose head.
+        pose_iterations: how often a pose head corrects its answer.
+        rope_span: rotary positions run over this many units along the long side, whatever the image size.
+    """
+
+    stem: tuple[int, ...]
+    encoder_depth: int
+    width: int
+    head_width: int = 32
+    coarse_pairs: int = 3
+    local_pairs: int = 2
+    global_pairs: int = 1
+    match_width: int = 64
+    descriptor_width: int = 32
+    head_channels: int = 24
+    pose_trunk: int = 2
+    pose_iterations: int = 3
+    rope_span: float = 12.0
+
+    def __post_init__(self) -> None:
+        if len(self.stem) < 2:
+            raise ValueError("the stem needs at least two convolutions")
+        for name, dim in (("stem", self.stem[-1]), ("width", self.width)):
+            if dim % self.head_width or dim % 4:
+                raise ValueError(f"{name} {dim} is no multiple of the head width {self.head_width}")
+
+    @property
+    def encoder_width(self) -> int:
+        """Channels of the encoder."""
+        return self.stem[-1]
+
+    @property
+    def patch(self) -> int:
+        """Pixels per token along one side."""
+        return 2 ** len(self.stem)
+
+    @property
+    def head_stride(self) -> int:
+        """Pixels per cell of the dense heads and descriptors."""
+        return self.patch // 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a weights file."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> FlareSmallConfig:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            TypeError: unknown or missing keys.
+        """
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return FlareSmallConfig(**plain)
+
+
+SIZES = {
+    "tiny": FlareSmallConfig(
+        stem=(8, 16, 32),
+        encoder_depth=1,
+        width=32,
+        head_width=16,
+        coarse_pairs=1,
+        local_pairs=1,
+        head_channels=8,
+        pose_iterations=2,
+    ),
+    "xs": FlareSmallConfig(stem=(24, 64, 128), encoder_depth=3, width=128),
+    "s": FlareSmallConfig(
+        stem=(40, 80, 160, 320),
+        encoder_depth=6,
+        width=224,
+        local_pairs=3,
+        global_pairs=2,
+        head_channels=64,
+        pose_iterations=4,
+    ),
+}
+"""tiny is for tests, xs for training on a CPU, s for a GPU."""

@@ -1,0 +1,101 @@
+"""Checkpoints that travel: half-precision safetensors shards of at most 16 MiB and a small JSON state."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flarecli.errors import InputError, WeightsError
+
+MAX_SHARD = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """Where a run stands.
+
+    Attributes:
+        step: optimiser steps so far.
+        samples: scenes seen.
+        minutes: minutes trained.
+        seed: seed of the run.
+        size: row of the network's sizes.
+    """
+
+    step: int
+    samples: int
+    minutes: float
+    seed: int
+    size: str
+
+
+def save_shards(tensors: Mapping[str, Tensor], folder: Path, stem: str, limit: int = MAX_SHARD) -> list[Path]:
+    """Write ``stem-0000k-of-0000n.safetensors``; matrices in half, vectors in single precision."""
+    groups: list[dict[str, Tensor]] = [{}]
+    used = 0
+    for name, tensor in tensors.items():
+        stored = tensor.detach().cpu().to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
+        if groups[-1] and used + stored.nbytes > limit:
+            groups.append({})
+            used = 0
+        groups[-1][name] = stored
+        used += stored.nbytes
+    paths = []
+    for k, group in enumerate(groups, 1):
+        path = folder / f"{stem}-{k:05d}-of-{len(groups):05d}.safetensors"
+        save_file(group, path)
+        paths.append(path)
+    return paths
+
+
+def load_shards(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Read what :func:`save_shards` wrote, in single precision.
+
+    Raises:
+        WeightsError: shards are missing or damaged.
+    """
+    paths = sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+    if not paths or len(paths) != int(paths[0].stem.rsplit("-", 1)[1]):
+        raise WeightsError(f"{folder} has an incomplete set of {stem} shards", "restore the missing files")
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            tensors |= {name: tensor.float() for name, tensor in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"can't read {path}: {error}") from error
+    return tensors
+
+
+def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor], state: TrainState) -> None:
+    """Replace the checkpoint in ``folder`` as a whole; an interruption leaves the old or the new one."""
+    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_shards(weights, partial, "model")
+    save_shards(ema, partial, "ema")
+    (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(folder: Path) -> TrainState:
+    """Read the state of a checkpoint.
+
+    Raises:
+        InputError: it is missing or not ours.
+    """
+    try:
+        return TrainState(**json.loads((folder / "state.json").read_text()))
+    except (OSError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{folder} is no training checkpoint: {error}") from error

@@ -1,0 +1,148 @@
+"""Settings of a training run, read from TOML; unknown keys are errors."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flarecli.errors import InputError
+from flarecli.model.config_small import SIZES
+from flarecli.train.losses import LossWeights
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One part of a run.
+
+    Attributes:
+        share: share of the run's minutes.
+        shards: folder of rendered shards; None renders on the fly.
+        stages: 1 trains up to the coarse pose and descriptors, 3 everything.
+        images: images per step; a step has images // views scenes.
+        views: numbers of views that occur.
+        view_weights: how often each of them occurs.
+        canvases: (height, width) of images rendered on the fly.
+    """
+
+    share: float
+    shards: str | None = None
+    stages: int = 3
+    images: int = 96
+    views: tuple[int, ...] = (2,)
+    view_weights: tuple[float, ...] = (1.0,)
+    canvases: tuple[tuple[int, int], ...] = ((168, 224), (144, 224), (128, 224), (192, 192))
+
+    def __post_init__(self) -> None:
+        if len(self.views) != len(self.view_weights):
+            raise InputError("views and view_weights of a phase must have the same length")
+        if self.stages not in {1, 3}:
+            raise InputError(f"stages of a phase must be 1 or 3, not {self.stages}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        output: folder for checkpoints and metrics; an existing checkpoint there is continued.
+        minutes: time box of the whole run, resumed parts included.
+        phases: parts in order.
+        size: row of ``flarecli.model.config_small.SIZES``.
+        start: weights file to start from; None starts at random.
+        textures: folder of pictures for rendering on the fly.
+        texture_size: side of the textures in pixels.
+        validation: folder of held-out shards, or None.
+        device: auto, cpu, cuda, cuda:N.
+        threads: CPU threads of torch.
+        seed: seed of weights, batches and noise.
+        lr: AdamW's learning rate.
+        muon_lr: Muon's.
+        weight_decay: AdamW's, on matrices.
+        clip: largest gradient norm.
+        warmup: steps of linear warm-up.
+        decay: share of the run over which the rates fall.
+        ema: smoothing of the weights that are evaluated and exported.
+        log_every: steps between lines of metrics.
+        checkpoint_minutes: minutes between checkpoints.
+        max_steps: stop after this many steps in all; None only minds the minutes.
+        weights: weights of the losses.
+    """
+
+    output: str
+    minutes: float
+    phases: tuple[Phase, ...]
+    size: str = "xs"
+    start: str | None = None
+    textures: str | None = None
+    texture_size: int = 128
+    validation: str | None = None
+    device: str = "auto"
+    threads: int = 1
+    seed: int = 0
+    lr: float = 8e-4
+    muon_lr: float = 0.01
+    weight_decay: float = 0.03
+    clip: float = 1.0
+    warmup: int = 150
+    decay: float = 0.18
+    ema: float = 0.998
+    log_every: int = 20
+    checkpoint_minutes: float = 4.0
+    max_steps: int | None = None
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise InputError(f"unknown network size {self.size!r}", f"use one of {', '.join(SIZES)}")
+        if not self.phases or abs(sum(p.share for p in self.phases) - 1) > 1e-6:
+            raise InputError("the shares of the phases must add up to 1")
+
+    def phase_at(self, progress: float) -> Phase:
+        """The phase that is due at this share of the run."""
+        end = 0.0
+        for phase in self.phases:
+            end += phase.share
+            if progress < end:
+                return phase
+        return self.phases[-1]
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a TOML file with the fields of :class:`TrainConfig`, tables ``[[phases]]`` and ``[weights]``.
+
+    Args:
+        path: the file.
+        overrides: fields that replace the file's; None values are ignored.
+
+    Raises:
+        InputError: the file can't be read, or has unknown, missing or unsuitable values.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"can't read the training configuration {path}: {error}") from error
+    weights = _make(LossWeights, values.pop("weights", {}), f"{path} [weights]")
+    phases = tuple(_make(Phase, table, f"{path} [[phases]]") for table in values.pop("phases", []))
+    config = _make(TrainConfig, {**values, "weights": weights, "phases": phases}, str(path))
+    return replace(config, **{k: v for k, v in (overrides or {}).items() if v is not None})
+
+
+def _make(kind: type[_T], values: Mapping[str, Any], where: str) -> _T:
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(known)}")
+    required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise InputError(f"{where}: {missing[0]!r} is missing")
+    return kind(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

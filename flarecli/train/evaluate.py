@@ -1,0 +1,114 @@
+"""Accuracy of a network on held-out synthetic scenes and on posed photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flarecli.model.flare_small import FlareSmall, SmallOutput, pose_matrices
+from flarecli.train.augment import augment
+from flarecli.train.data import ShardSource
+from flarecli.train.generator import Batch
+from flarecli.train.losses import ordered_pairs
+from flarecli.train.primitives import Draw
+from flarecli.train.targets import Targets, centre_pixels, find_matches, make_targets
+
+_MILD = 0.25
+
+
+@torch.no_grad()
+def evaluate_synthetic(
+    network: FlareSmall, held_out: ShardSource, scenes: int, views: int, device: torch.device
+) -> dict[str, float]:
+    """Median errors over held-out scenes.
+
+    Returns:
+        ``rotation_coarse``, ``rotation``, ``direction_coarse``, ``direction`` in degrees, ``auc30_coarse`` and
+        ``auc30`` from 0 to 1, ``focal`` (median relative error), ``absrel`` (camera-centric depth after the median
+        scale), ``pck`` (nearest dense descriptor within two cells of the truth) and ``token_pck`` (within one token).
+    """
+    was_training = network.training
+    network.eval()
+    draw, rows = Draw.seeded(11), []
+    for batch in held_out.fixed(scenes, views):
+        photographed = Batch(augment(batch.rgb, draw, _MILD), *(getattr(batch, f.name) for f in fields(Batch)[1:]))
+        photographed = photographed.to(device)
+        out = network(photographed.rgb, photographed.portrait)
+        rows.append(_errors(out, make_targets(photographed)))
+    network.train(was_training)
+    merged = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    found = {name: float(values.nanmedian()) for name, values in merged.items() if not name.endswith("pck")}
+    found |= {name: float(values.nanmean()) for name, values in merged.items() if name.endswith("pck")}
+    for suffix in ("", "_coarse"):
+        worst = torch.maximum(merged["rotation" + suffix], merged["direction" + suffix])
+        found["auc30" + suffix] = area_under_curve(worst, 30)
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _errors(out: SmallOutput, targets: Targets) -> dict[str, Tensor]:
+    rows: dict[str, Tensor] = {}
+    for suffix, iterations in (("_coarse", out.coarse), ("", out.refined)):
+        predicted = pose_matrices(iterations[-1])
+        rows["rotation" + suffix] = rotation_degrees(predicted[:, 1:, :3, :3], targets.rotation[:, 1:]).flatten()
+        rows["direction" + suffix] = direction_degrees(predicted[:, 1:, :3, 3], targets.direction[:, 1:]).flatten()
+    rows["focal"] = ((out.refined[-1][..., 7] - targets.log_focal).exp() - 1).abs().flatten()
+    assert out.local is not None  # all stages were run
+    rows["absrel"] = depth_error(out.local.points[..., 2], targets.local[..., 2], targets.valid)
+    rows["pck"] = _matching(out.descriptors.flatten(3).transpose(2, 3), out.descriptors.shape[-2:], targets, 2.0)
+    count = out.token_descriptors.shape[2]
+    stride = round((targets.valid[0, 0].numel() / count) ** 0.5)
+    grid = (targets.valid.shape[-2] // stride, targets.valid.shape[-1] // stride)
+    rows["token_pck"] = _matching(out.token_descriptors, grid, targets, 1.0)
+    return rows
+
+
+def _matching(dense: Tensor, grid: tuple[int, int] | torch.Size, targets: Targets, cells: float) -> Tensor:
+    """Share of visible cells of a scene whose most similar cell in another view lies within ``cells`` of the truth."""
+    height, width = targets.valid.shape[-2:]
+    stride, batch = height // grid[0], len(dense)
+    source, target = ordered_pairs(batch, dense.shape[1], dense.device)
+    pixels = centre_pixels(height, width, stride, dense.device).expand(batch, source.shape[1], -1)
+    matches = find_matches(targets, source, target, pixels, stride)
+    rows = torch.arange(batch, device=dense.device)[:, None]
+    best = (dense[rows, source] @ dense[rows, target].transpose(-1, -2)).argmax(-1)
+    found = torch.stack([best % grid[1], best // grid[1]], -1) + 0.5
+    close = (found - matches.location / stride).norm(dim=-1) <= cells + 0.5
+    visible = matches.visible
+    return (close & visible).flatten(1).sum(1) / visible.flatten(1).sum(1)
+
+
+def rotation_degrees(a: Tensor, b: Tensor) -> Tensor:
+    """Geodesic distance of rotations in degrees."""
+    d = a.transpose(-1, -2) @ b
+    axis = torch.stack([d[..., 2, 1] - d[..., 1, 2], d[..., 0, 2] - d[..., 2, 0], d[..., 1, 0] - d[..., 0, 1]], -1)
+    return torch.rad2deg(torch.atan2(axis.norm(dim=-1), d.diagonal(dim1=-2, dim2=-1).sum(-1) - 1))
+
+
+def direction_degrees(a: Tensor, b: Tensor) -> Tensor:
+    """Angle between vectors in degrees."""
+    cosine = (functional.normalize(a, dim=-1) * functional.normalize(b, dim=-1)).sum(-1)
+    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
+
+
+def depth_error(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Mean relative depth error of each view (B * V,), medians made equal first; NaN without valid pixels."""
+    p, t = predicted.masked_fill(~valid, torch.nan).flatten(2), truth.masked_fill(~valid, torch.nan).flatten(2)
+    scale = t.nanmedian(-1, keepdim=True).values / p.nanmedian(-1, keepdim=True).values
+    return ((p * scale - t).abs() / t).nanmean(-1).flatten()
+
+
+def area_under_curve(errors: Tensor, limit: float) -> float:
+    """Area under the recall curve up to ``limit`` degrees, 0 to 1."""
+    return float((1 - errors.nan_to_num(180.0) / limit).clamp_min(0).mean())
+
+
+def summarise(
+    rows: Iterable[dict[str, float]], reduce: Callable[[Tensor], Tensor] = torch.nanmedian
+) -> dict[str, float]:
+    """Reduce rows of equal keys, column by column."""
+    listed = list(rows)
+    return {name: float(reduce(torch.tensor([row[name] for row in listed]))) for name in listed[0]}

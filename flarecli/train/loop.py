@@ -1,0 +1,198 @@
+"""The training loop: one plain loop over batches, time-boxed, resumable, with metrics as JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flarecli.errors import InputError
+from flarecli.model.config_small import SIZES
+from flarecli.model.flare_small import FlareSmall
+from flarecli.runtime import resolve_device
+from flarecli.train.checkpoint import TrainState, load_shards, load_state, save_checkpoint
+from flarecli.train.config import Phase, TrainConfig, load_config
+from flarecli.train.data import LiveSource, ShardSource, Source, vary
+from flarecli.train.evaluate import evaluate_synthetic
+from flarecli.train.generator import Generator
+from flarecli.train.losses import compute_losses
+from flarecli.train.optimizer import build_optimizers, learning_rate_factor
+from flarecli.train.primitives import Draw
+from flarecli.train.targets import make_targets
+from flarecli.train.textures import list_textures, load_stack, split_textures
+
+Progress = Callable[[str, int, int], None]
+_SMOOTHING = 0.95
+
+
+@dataclass(slots=True)
+class _Run:
+    """Everything that changes while training."""
+
+    network: FlareSmall
+    ema: FlareSmall
+    optimizers: list[torch.optim.Optimizer]
+    device: torch.device
+    step: int = 0
+    samples: int = 0
+    earlier_minutes: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    local_step: int = 0
+    averages: dict[str, float] = field(default_factory=dict)
+
+    def minutes(self) -> float:
+        """Minutes trained, resumed parts included."""
+        return self.earlier_minutes + (time.monotonic() - self.began) / 60
+
+
+def train_from_toml(path: Path, on_progress: Progress | None = None, **overrides: Any) -> Path:
+    """Train as a TOML file says; ``overrides`` replace fields of :class:`TrainConfig`.
+
+    Returns:
+        The folder of the last checkpoint.
+
+    Raises:
+        InputError: unknown keys, missing data, or values that do not fit.
+    """
+    return run(load_config(path, overrides), on_progress)
+
+
+def run(config: TrainConfig | Path, on_progress: Progress | None = None) -> Path:
+    """Train until the minutes are over; continues the checkpoint in ``config.output`` when there is one.
+
+    Returns:
+        The folder of the last checkpoint.
+    """
+    if isinstance(config, Path):
+        config = load_config(config)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    state = _prepare(config)
+    sources = [_open_source(config, phase, state.device) for phase in config.phases]
+    held_out = ShardSource.open(Path(config.validation)) if config.validation else None
+    checkpoint, saved = output / "checkpoint", state.minutes()
+    with (output / "metrics.jsonl").open("a") as log:
+        while True:
+            minutes = state.minutes()
+            done = minutes >= config.minutes or (config.max_steps is not None and state.step >= config.max_steps)
+            if done or minutes - saved >= config.checkpoint_minutes:
+                _save(checkpoint, config, state)
+                _log(log, state, {"validation": _validate(state, held_out)} if held_out else {})
+                saved = minutes
+            if done:
+                return checkpoint
+            phase = config.phase_at(minutes / config.minutes)
+            terms = _step(config, phase, sources[config.phases.index(phase)], state)
+            _track(state, terms)
+            if state.step % config.log_every == 0:
+                _log(log, state, {})
+                if on_progress:
+                    on_progress("train", round(60 * minutes), round(60 * config.minutes))
+
+
+def _prepare(config: TrainConfig) -> _Run:
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    device = resolve_device(config.device)
+    network = FlareSmall(SIZES[config.size])
+    state = TrainState(0, 0, 0.0, config.seed, config.size)
+    ema = copy.deepcopy(network)
+    checkpoint = Path(config.output) / "checkpoint"
+    if checkpoint.exists():
+        state = load_state(checkpoint)
+        if state.size != config.size:
+            raise InputError(f"{checkpoint} holds a network of size {state.size}, not {config.size}")
+        network.load_state_dict(load_shards(checkpoint, "model"))
+        ema.load_state_dict(load_shards(checkpoint, "ema"))
+    elif config.start:
+        folder = Path(config.start)
+        network.load_state_dict(load_shards(folder, "ema"))
+        ema.load_state_dict(network.state_dict())
+    network.to(device).train()
+    ema.to(device).eval().requires_grad_(False)
+    optimizers = build_optimizers(network, config.lr, config.muon_lr, config.weight_decay)
+    return _Run(network, ema, optimizers, device, state.step, state.samples, state.minutes)
+
+
+def _open_source(config: TrainConfig, phase: Phase, device: torch.device) -> Source:
+    if phase.shards is not None:
+        return ShardSource.open(Path(phase.shards))
+    if config.textures is None:
+        raise InputError(
+            "a phase without shards renders on the fly and needs textures", "set textures to a folder of pictures"
+        )
+    files, _ = split_textures(list_textures(Path(config.textures)))
+    stack = load_stack(files, config.texture_size, device)
+    return LiveSource(Generator(stack, Draw.seeded(config.seed, device)), phase.canvases)
+
+
+def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run) -> dict[str, float]:
+    """One optimiser step. All randomness depends on the seed and the step alone."""
+    draw = Draw.seeded(config.seed * 1_000_003 + state.step)
+    torch.manual_seed(config.seed * 1_000_003 + state.step)
+    views = phase.views[int(draw.choice(phase.view_weights, 1))]
+    scenes = max(1, phase.images // views)
+    on_device = draw if state.device.type == "cpu" else Draw.seeded(config.seed * 1_000_003 + state.step, state.device)
+    batch = vary(source.next(draw, scenes, views).to(state.device), on_device)
+    with _autocast(state.device):
+        out = state.network(batch.rgb, batch.portrait, phase.stages)
+    terms = compute_losses(out, make_targets(batch), config.weights, on_device)
+    loss = torch.stack(list(terms.values())).sum()
+    state.network.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
+    factor = learning_rate_factor(state.local_step, state.minutes() / config.minutes, config.warmup, config.decay)
+    if bool(torch.isfinite(norm)):
+        for optimizer in state.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
+        _average(state.ema, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
+    state.step += 1
+    state.local_step += 1
+    state.samples += scenes
+    return {**{name: float(term.detach()) for name, term in terms.items()}, "norm": float(norm), "rate": factor}
+
+
+def _autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if device.type in {"cpu", "cuda"} else contextlib.nullcontext()
+
+
+@torch.no_grad()
+def _average(ema: nn.Module, network: nn.Module, keep: float) -> None:
+    for slow, fast in zip(ema.parameters(), network.parameters(), strict=True):
+        slow.lerp_(fast, 1 - keep)
+
+
+def _track(state: _Run, terms: dict[str, float]) -> None:
+    for name, value in terms.items():
+        if math.isfinite(value):
+            before = state.averages.get(name, value)
+            state.averages[name] = _SMOOTHING * before + (1 - _SMOOTHING) * value
+
+
+def _log(log: Any, state: _Run, extra: dict[str, Any]) -> None:
+    line = {"step": state.step, "samples": state.samples, "minutes": round(state.minutes(), 2)}
+    line |= {name: round(value, 4) for name, value in state.averages.items()}
+    log.write(json.dumps({**line, **extra}) + "\n")
+    log.flush()
+
+
+def _save(checkpoint: Path, config: TrainConfig, state: _Run) -> None:
+    ema: dict[str, Tensor] = state.ema.state_dict()
+    reached = TrainState(state.step, state.samples, state.minutes(), config.seed, config.size)
+    save_checkpoint(checkpoint, state.network.state_dict(), ema, reached)
+
+
+def _validate(state: _Run, held_out: ShardSource) -> dict[str, float]:
+    with torch.random.fork_rng(devices=[]):
+        return evaluate_synthetic(state.ema, held_out, scenes=96, views=2, device=state.device)

@@ -1,0 +1,159 @@
+"""Loss terms of the small network, each with the equation it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flarecli.model.flare_small import PointMaps, SmallOutput, rotations
+from flarecli.train.primitives import Draw
+from flarecli.train.targets import Targets, centre_pixels, find_matches
+
+_DECAY = 0.8
+_HUBER = 0.02
+_CONFIDENCE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms; see the functions of the same names.
+
+    Attributes:
+        pose: rotation and translation of both stages.
+        focal: log focal length of both stages.
+        points: camera-centric and global points, each.
+        match: token correspondences at encoder and decoder level, each.
+        descriptor: dense correspondences.
+        samples: pixels per view whose dense correspondence is scored.
+    """
+
+    pose: float = 1.0
+    focal: float = 1.0
+    points: float = 0.5
+    match: float = 0.3
+    descriptor: float = 0.15
+    samples: int = 64
+
+
+def compute_losses(out: SmallOutput, targets: Targets, weights: LossWeights, draw: Draw) -> dict[str, Tensor]:
+    """All weighted terms of a batch by name; their sum is what is minimised."""
+    terms = {
+        "pose_coarse": weights.pose * pose_loss(out.coarse, targets),
+        "focal": weights.focal * focal_loss([*out.coarse, *out.refined], targets),
+        **token_match_losses(out, targets, weights.match),
+        "descriptor": weights.descriptor * descriptor_loss(out, targets, weights.samples, draw),
+    }
+    if out.refined:
+        terms["pose_refined"] = weights.pose * pose_loss(out.refined, targets)
+    if out.local is not None:
+        terms["local"] = weights.points * point_loss(out.local, targets.local, targets.valid)
+    if out.world is not None:
+        terms["global"] = weights.points * point_loss(out.world, targets.world, targets.valid)
+    return terms
+
+
+def _huber(error: Tensor) -> Tensor:
+    return functional.huber_loss(error, torch.zeros_like(error), delta=_HUBER) / _HUBER
+
+
+def pose_loss(iterations: list[Tensor], targets: Targets) -> Tensor:
+    """Huber loss on unit quaternions and raw translations of the source views, later iterations weighing more.
+
+    With three or more views the relative rotations of all pairs are compared as well. The predicted translation is not
+    normalised: its direction would have gradients of order 1/|t|.
+
+    Source: FLARE, arXiv 2502.12138, training loss, pose term (Huber); iterations weigh 0.8^(last - i).
+    """
+    total = targets.direction.new_zeros(())
+    for i, raw in enumerate(iterations):
+        quats = functional.normalize(raw[:, 1:, 3:7], dim=-1)
+        sign = (quats * targets.quats_wxyz[:, 1:]).sum(-1, keepdim=True).detach()
+        term = 5.0 * _huber(torch.where(sign < 0, -quats, quats) - targets.quats_wxyz[:, 1:])
+        term = term + 2.5 * _huber(raw[:, 1:, :3] - targets.direction[:, 1:])
+        if raw.shape[1] > 2:
+            term = term + 2.5 * _huber(_pairwise(rotations(raw[..., 3:7])) - _pairwise(targets.rotation))
+        total = total + _DECAY ** (len(iterations) - 1 - i) * term
+    return total
+
+
+def _pairwise(rotation: Tensor) -> Tensor:
+    return rotation.transpose(-1, -2)[:, :, None] @ rotation[:, None]
+
+
+def focal_loss(iterations: list[Tensor], targets: Targets) -> Tensor:
+    """Mean absolute error of the logarithm of the focal length over all views and iterations."""
+    return torch.stack([(raw[..., 7] - targets.log_focal).abs().mean() for raw in iterations]).mean()
+
+
+def point_loss(maps: PointMaps, truth: Tensor, valid: Tensor) -> Tensor:
+    """Confidence-weighted distance of point maps that are each divided by their mean distance from the origin.
+
+    Source: DUSt3R, arXiv 2312.14132, eq. 3 (scales over all views together) and eq. 4 (alpha = 0.2).
+    """
+    error = (maps.points / _scale(maps.points, valid) - truth / _scale(truth, valid)).norm(dim=-1)
+    scored = maps.confidence * error - _CONFIDENCE * maps.confidence.log()
+    return (scored * valid).sum() / valid.sum().clamp_min(1)
+
+
+def _scale(points: Tensor, valid: Tensor) -> Tensor:
+    distance = (points.norm(dim=-1) * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp_min(1)
+    return distance.clamp_min(1e-3)[:, None, None, None, None]
+
+
+def token_match_losses(out: SmallOutput, targets: Targets, weight: float) -> dict[str, Tensor]:
+    """InfoNCE of token correspondences between all ordered pairs of views.
+
+    The positive is the exact location, spread bilinearly over the nearest tokens; all tokens of the other view compete.
+
+    Source: van den Oord et al., CPC, arXiv 1807.03748, eq. 4; correspondence form of MASt3R, arXiv 2406.09756, eq. 11.
+    """
+    batch, views, count = out.token_descriptors.shape[:3]
+    height, width = targets.valid.shape[-2:]
+    stride = round((height * width / count) ** 0.5)
+    source, target = ordered_pairs(batch, views, targets.valid.device)
+    pixels = centre_pixels(height, width, stride, source.device).expand(batch, source.shape[1], -1)
+    matches = find_matches(targets, source, target, pixels, stride)
+    rows = torch.arange(batch, device=source.device)[:, None]
+    encoder = out.match_logits[rows, source, target]
+    described = out.token_descriptors
+    decoder = described[rows, source] @ described[rows, target].transpose(-1, -2) * out.token_temperature
+    return {
+        "match_encoder": weight * info_nce(encoder, matches.weights, matches.visible),
+        "match_decoder": weight * info_nce(decoder, matches.weights, matches.visible),
+    }
+
+
+def descriptor_loss(out: SmallOutput, targets: Targets, samples: int, draw: Draw) -> Tensor:
+    """InfoNCE of dense descriptors: random cells of each view against all cells of the next view (and back).
+
+    Source: as :func:`token_match_losses`.
+    """
+    batch, views, _, rows_out, columns_out = out.descriptors.shape
+    device, (height, width) = out.descriptors.device, targets.valid.shape[-2:]
+    stride = height // rows_out
+    source = torch.arange(views, device=device).expand(batch, views)
+    target = (source + 1) % views
+    cells = torch.randint(
+        rows_out * columns_out, (batch, views, samples), generator=draw.generator, device=draw.device
+    ).to(device)
+    centres = centre_pixels(height, width, stride, device)
+    matches = find_matches(targets, source, target, centres[cells], stride)
+    dense = out.descriptors.flatten(3).transpose(2, 3)
+    anchors = dense.gather(2, cells[..., None].expand(-1, -1, -1, dense.shape[-1]))
+    logits = anchors @ dense.roll(-1, 1).transpose(-1, -2) * out.descriptor_temperature
+    return info_nce(logits, matches.weights, matches.visible)
+
+
+def info_nce(logits: Tensor, weights: Tensor, visible: Tensor) -> Tensor:
+    """Mean cross entropy of the softmax over the last axis against ``weights``, over visible rows."""
+    entropy = -(weights * logits.float().log_softmax(-1)).sum(-1)
+    return (entropy * visible).sum() / visible.sum().clamp_min(1)
+
+
+def ordered_pairs(batch: int, views: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Source and target index (B, V(V-1)) of all ordered pairs of different views."""
+    pairs = torch.tensor([(i, j) for i in range(views) for j in range(views) if i != j], device=device)
+    return pairs[:, 0].expand(batch, -1), pairs[:, 1].expand(batch, -1)
