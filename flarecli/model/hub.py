@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import flarecli
 from flarecli.errors import InputError, WeightsError
 from flarecli.model.config import MODELS, ModelSpec, WeightsSpec
 from flarecli.model.digests import file_sha256, read_json, user_cache, write_json
@@ -173,4 +172,4 @@ def _find(spec: ModelSpec, weights: WeightsSpec) -> tuple[Path, str] | None:
 
 
 def _checkout_folder() -> Path:
-    return Path(flarecli.__file__).parents[1] / "weights"
+    return Path(__file__).parents[2] / "weights"
