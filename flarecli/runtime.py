@@ -15,7 +15,14 @@ from flarecli.errors import InputError, MissingDependency
 if TYPE_CHECKING:
     import torch
 
-_EXTRA_OF = {"pillow_heif": "heif", "av": "video", "viser": "viewer", "ray": "batch", "numba": "train"}
+_EXTRA_OF = {
+    "pillow_heif": "heif",
+    "av": "video",
+    "viser": "viewer",
+    "ray": "batch",
+    "numba": "train",
+    "OpenEXR": "exr",
+}
 
 
 def require(module: str, purpose: str) -> ModuleType:

@@ -4,6 +4,7 @@ import hashlib
 import numpy as np
 import pycolmap
 import pytest
+from PIL import Image
 
 from flarecli.errors import InputError, OutputExists
 from flarecli.export.colmap import write_colmap, write_colmap_text
@@ -95,6 +96,18 @@ def test_found_from_the_scene_folder_and_writing_changes_nothing(synthetic, tmp_
     write_colmap(synthetic.reconstruction, tmp_path)
     assert digest() == before
     assert len(read_colmap(tmp_path).names) == 4
+
+
+def test_rules_of_the_gsplat_parser(written_once):
+    """It zips two sorted listings, rescales all cameras by the first image's size, and loads through pycolmap."""
+    model = pycolmap.Reconstruction(str(written_once / "sparse/0"))
+    pictures = sorted(p.relative_to(written_once / "images").as_posix() for p in (written_once / "images").rglob("*"))
+    assert pictures == sorted(image.name for image in model.images.values())
+    for image in model.images.values():
+        camera = model.cameras[image.camera_id]
+        with Image.open(written_once / "images" / image.name) as picture:
+            assert picture.size == (camera.width, camera.height)
+        assert camera.model_name == "PINHOLE"
 
 
 def test_stale_twins(synthetic, tmp_path):
