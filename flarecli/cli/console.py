@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("flarecli")
 _WIDE = 1000
+_MAX_BARS = 12
 _kept_stdout: list[TextIO] = []
 _STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
@@ -190,10 +191,11 @@ class StageBars:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Move the bar of a stage; a new stage completes those before."""
         if stage not in self.tasks:
-            for task in self.tasks.values():
-                size = self.bars.tasks[task].total or 1
-                self.bars.update(task, completed=size, total=size)
+            for task in self.bars.tasks:
+                self.bars.update(task.id, completed=task.total or 1, total=task.total or 1)
             self.tasks[stage] = self.bars.add_task(stage, total=total or None)
+            if len(self.tasks) > _MAX_BARS:  # a batch has stages without end
+                self.bars.remove_task(self.tasks.pop(next(iter(self.tasks))))
         self.bars.update(self.tasks[stage], completed=done, total=total or None)
 
 

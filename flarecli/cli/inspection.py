@@ -10,6 +10,7 @@ import typer
 
 from flarecli.cli.console import Talk
 from flarecli.cli.options import TalkOptions, take_groups
+from flarecli.errors import VerificationError
 
 
 @take_groups
@@ -17,15 +18,17 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A scene, COLMAP model, transforms.json or ply of any program.")],
     talking: TalkOptions,
 ) -> None:
-    """Count what a file or folder holds and check its conventions."""
+    """Count what a file or folder holds and check its conventions; exit code 7 when something is wrong."""
     from flarecli.export.inspect import inspect_path
 
     with Talk(talking) as talk:
         found = inspect_path(path)
-        talk.result({"command": "inspect", "exit_code": 0} | found)
+        code = VerificationError.exit_code if found["level"] == "bad" else 0
+        talk.result({"command": "inspect", "exit_code": code} | found)
         if not talking.json:
             for title, rows in tables(found).items():
                 talk.table(("", ""), rows, title=title)
+    raise typer.Exit(code)
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:

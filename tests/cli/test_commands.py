@@ -103,6 +103,20 @@ def test_inspect_counts_and_tells_problems(scene, answer, capsys):
     assert answer("inspect", scene / "nothing")[0] == 3
 
 
+def test_inspect_of_wrong_conventions_is_code_7(scene, answer, capsys):
+    assert run(["export", str(scene), "--to", "transforms"]) == 0
+    content = json.loads((scene / "transforms.json").read_text())
+    for frame in content["frames"]:  # OpenCV axes, where nerfstudio wants OpenGL's: the cameras look away
+        for row in frame["transform_matrix"][:3]:
+            row[1:3] = [-row[1], -row[2]]
+    (scene / "transforms.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    code, value = answer("inspect", scene / "transforms.json")
+    assert (code, value["level"]) == (7, "bad")
+    assert run(["inspect", str(scene / "transforms.json")]) == 7
+    assert "bad" in capsys.readouterr().out
+
+
 def test_eval_prints_a_table_or_one_object(scene, answer, capsys):
     code, value = answer("eval", scene, scene / "sparse" / "0")
     assert code == 0
