@@ -1,0 +1,38 @@
+"""docs/cli.md says what the program does."""
+
+import re
+from pathlib import Path
+
+from flarecli import errors
+from flarecli.batch import SUMMARY_COLUMNS
+from flarecli.errors import FlareError
+from flarecli.evaluate.metrics import pose_metrics
+from tests.evaluate.test_metrics import cameras
+
+TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def test_every_exit_code_is_documented():
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)}
+    raised = {
+        each.exit_code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, FlareError)
+    }
+    assert documented == raised | {0, 1, 2, 130}
+
+
+def test_every_error_class_of_the_json_object_is_documented():
+    # PartialResult is a result with code 6 and FlareError only the root.
+    names = {
+        name
+        for name, each in vars(errors).items()
+        if isinstance(each, type) and issubclass(each, FlareError) and name not in {"FlareError", "PartialResult"}
+    }
+    for name in names | {"UsageError", "Interrupted", "InternalError"}:
+        assert f"`{name}`" in TEXT
+
+
+def test_every_metric_and_summary_column_is_documented():
+    for name in pose_metrics(cameras(4), cameras(4)):
+        assert f"`{name}`" in TEXT or f"`{name.split('@')[0]}@T`" in TEXT, name
+    for column in SUMMARY_COLUMNS:
+        assert f"`{column}`" in TEXT, column
