@@ -109,6 +109,27 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Path:
     return path
 
 
+def add_to_manifest(folder: Path, exports: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Enter files that were exported later into the manifest of a scene folder and write it again.
+
+    Files that the old manifest does not list and that are not among ``exports`` stay out, so they remain foreign.
+
+    Args:
+        folder: scene folder with a manifest.
+        exports: files of each exporter, relative to the folder.
+
+    Raises:
+        InputError: as :func:`read_manifest`.
+    """
+    manifest = read_manifest(folder)
+    ours = listed_files(folder) | {name for names in exports.values() for name in names}
+    manifest["exports"] = manifest.get("exports", {}) | dict(exports)
+    manifest["files"] = [entry for entry in describe_files(folder) if entry["path"] in ours]
+    manifest["next"] = next_commands(folder)
+    write_manifest(folder, manifest)
+    return manifest
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Content of flare.json.
 

