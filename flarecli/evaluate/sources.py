@@ -15,8 +15,10 @@ from jaxtyping import Float
 
 from flarecli.errors import InputError
 from flarecli.export.archive import load_scene
+from flarecli.export.colmap_read import read_colmap
 from flarecli.export.manifest import read_manifest
 from flarecli.geometry.transforms import invert_rigid
+from flarecli.scene.cameras import Cameras
 
 if TYPE_CHECKING:
     from flarecli.scene.reconstruction import DepthMap
@@ -107,38 +109,37 @@ def _manifest_names(path: Path) -> tuple[str, ...] | None:
 
 def _read_own_scene(path: Path) -> CameraSet:
     scene = load_scene(path)
-    names, cameras = scene.image_names, scene.cameras
-    k1 = np.zeros(len(names)) if cameras.k1 is None else cameras.k1
-    depth_maps = scene.depth_maps or (None,) * len(names)
+    depth_maps = scene.depth_maps or (None,) * len(scene)
     return CameraSet(
         path=path,
-        w2c=dict(zip(names, cameras.w2c, strict=True)),
-        K=dict(zip(names, cameras.K, strict=True)),
-        size_hw={name: (int(h), int(w)) for name, (h, w) in zip(names, cameras.size_hw, strict=True)},
-        k1={name: float(k) for name, k in zip(names, k1, strict=True)},
+        **_by_name(scene.image_names, scene.cameras),
         points=scene.points.xyz if len(scene.points) else scene.tracks.xyz,
-        depth_maps={name: depth for name, depth in zip(names, depth_maps, strict=True) if depth is not None},
-        input_names=tuple(verdict.name for verdict in scene.verdicts) or names,
+        depth_maps={name: each for name, each in zip(scene.image_names, depth_maps, strict=True) if each is not None},
+        input_names=tuple(verdict.name for verdict in scene.verdicts) or scene.image_names,
     )
 
 
 def _read_colmap(folder: Path) -> CameraSet:
-    import pycolmap
+    # Not by pycolmap: it allocates whatever a damaged file asks for.
+    model = read_colmap(folder)
+    tracks, views = model.tracks, None
+    if tracks is not None:
+        seen: list[set[str]] = [set() for _ in range(len(tracks))]
+        for point, view in zip(tracks.point_index.tolist(), tracks.view_index.tolist(), strict=True):
+            seen[point].add(model.names[view])
+        views = tuple(map(frozenset, seen))
+    points = None if tracks is None else tracks.xyz
+    return CameraSet(folder, **_by_name(model.names, model.cameras), points=points, point_views=views)
 
-    model = pycolmap.Reconstruction(str(folder))
-    w2c, K, size_hw, names = {}, {}, {}, {}
-    for image_id, image in model.images.items():
-        if not image.has_pose:
-            continue
-        names[image_id] = image.name
-        w2c[image.name] = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
-        camera = model.cameras[image.camera_id]
-        K[image.name] = np.asarray(camera.calibration_matrix(), np.float64)
-        size_hw[image.name] = (camera.height, camera.width)
-    points = list(model.points3D.values())
-    views = tuple(frozenset(names[e.image_id] for e in p.track.elements if e.image_id in names) for p in points)
-    xyz = np.array([p.xyz for p in points]).reshape(-1, 3) if points else None
-    return CameraSet(folder, w2c, K, size_hw, points=xyz, point_views=views if points else None)
+
+def _by_name(names: tuple[str, ...], cameras: Cameras) -> dict[str, Any]:
+    k1 = np.zeros(len(names)) if cameras.k1 is None else cameras.k1
+    return {
+        "w2c": dict(zip(names, cameras.w2c, strict=True)),
+        "K": dict(zip(names, cameras.K, strict=True)),
+        "size_hw": {name: (int(h), int(w)) for name, (h, w) in zip(names, cameras.size_hw, strict=True)},
+        "k1": {name: float(k) for name, k in zip(names, k1, strict=True)},
+    }
 
 
 def _read_transforms(path: Path) -> CameraSet:
