@@ -1,7 +1,7 @@
 """Render the example photos, their true cameras and depth with the path tracer Mitsuba 3.
 
 Shows: how examples/photos and examples/truth were made; nothing in them was photographed or downloaded.
-Needs: pip install mitsuba (not needed to use the photos); about 15 CPU minutes at the default quality.
+Needs: pip install mitsuba (not needed to use the photos); about 10 CPU minutes at the default quality.
 Prints: one line per photo. Usage: python examples/make_photos.py [--out DIR] [--spp 36] [--scale 1.0] [--only 0,3]
 """
 
