@@ -142,9 +142,11 @@ def write_mesh_poisson(reconstruction: Reconstruction, scene_folder: Path) -> li
     cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points.xyz[pick].astype(np.float64)))
     cloud.colors = o3d.utility.Vector3dVector(points.rgb[pick] / 255.0)
     cloud.normals = o3d.utility.Vector3dVector(point_normals(reconstruction)[pick])
-    mesh, densities = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(
-        cloud, depth=_POISSON_DEPTH, n_threads=1
-    )
+    # One thread, so that the same points give the same mesh; quiet, because stdout belongs to results.
+    with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
+        mesh, densities = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(
+            cloud, depth=_POISSON_DEPTH, n_threads=1
+        )
     density = np.asarray(densities)
     spacing = float(np.median(cloud.compute_nearest_neighbor_distance()))
     corners = o3d.geometry.PointCloud(mesh.vertices)
@@ -165,6 +167,7 @@ def _finish(o3d: Any, mesh: Any, scene_folder: Path) -> list[Path]:
     if not len(mesh.triangles):
         LOGGER.warning("no surface was found; the mesh is left out")
         return []
+    _sort(o3d, mesh)
     mesh.compute_vertex_normals()
     vertices, normals = np.asarray(mesh.vertices, np.float32), np.asarray(mesh.vertex_normals, np.float32)
     rgb = np.clip(np.round(np.asarray(mesh.vertex_colors) * 255), 0, 255).astype(np.uint8)
@@ -178,3 +181,17 @@ def _finish(o3d: Any, mesh: Any, scene_folder: Path) -> list[Path]:
     write_ply(paths[0], table, ("frame: world of the cameras, OpenCV axes (x right, y down, z forward)",), faces)
     paths[1].write_bytes(encode_glb(vertices, normals, rgb, faces))
     return paths
+
+
+def _sort(o3d: Any, mesh: Any) -> None:
+    """Order vertices and triangles by coordinates: the grid's threads leave them in an order that changes by run."""
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.triangles)
+    order = np.lexsort(vertices.T[::-1])
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    faces = place[faces]
+    first = np.argmin(faces, 1)
+    faces = np.take_along_axis(faces, (first[:, None] + np.arange(3)) % 3, 1)
+    mesh.vertex_colors = o3d.utility.Vector3dVector(np.asarray(mesh.vertex_colors)[order])
+    mesh.vertices = o3d.utility.Vector3dVector(vertices[order])
+    mesh.triangles = o3d.utility.Vector3iVector(faces[np.lexsort(faces.T[::-1])])

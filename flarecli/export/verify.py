@@ -149,7 +149,9 @@ def _check_gaussians(path: Path) -> None:
 
 def _check_mesh(path: Path) -> None:
     o3d = require("open3d", "meshes")
-    mesh = _read(path, lambda: o3d.io.read_triangle_mesh(str(path)))
+    # Open3D reports damage as a line on stdout, which belongs to results.
+    with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
+        mesh = _read(path, lambda: o3d.io.read_triangle_mesh(str(path)))
     _require(len(mesh.triangles) > 0, path, "has no triangles")
     _require(bool(np.isfinite(np.asarray(mesh.vertices)).all()), path, "has vertices that are not finite")
     _require(int(np.asarray(mesh.triangles).max()) < len(mesh.vertices), path, "a face names a missing vertex")

@@ -97,3 +97,9 @@ def test_poisson(synthetic, tmp_path):
     mesh.compute_vertex_normals()
     toward = synthetic.reconstruction.cameras.centers.mean(0) - xyz
     assert (np.sum(np.asarray(mesh.vertex_normals) * toward, 1) > 0).mean() > 0.95
+
+
+def test_same_scene_same_bytes(synthetic, scene):
+    before = (scene / "mesh.ply").read_bytes(), (scene / "mesh.glb").read_bytes()
+    paths = write_mesh(synthetic.reconstruction, scene)
+    assert tuple(path.read_bytes() for path in paths) == before
