@@ -1,9 +1,9 @@
 """What starting the program loads, how long that takes, and which package may import which."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -69,10 +69,11 @@ def test_help_takes_less_than_half_a_second():
     subprocess.run([*command, "--help"], capture_output=True, check=True, timeout=60)  # writes the bytecode files
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([*command, "--help"], capture_output=True, check=True, timeout=60)
-        times.append(time.perf_counter() - start)
-    # The shortest of five: other programs on the machine only ever add time.
+        after = os.times()
+        times.append(after.children_user - before.children_user + after.children_system - before.children_system)
+    # Processor time: on an idle machine the wall time, on a busy one what the program is to blame for.
     assert min(times) < 0.5, times
 
 
