@@ -1,0 +1,251 @@
+"""Triangulation of a candidate's matches and robust bundle adjustment in pycolmap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from flarecli.geometry.projection import ideal_pixels
+from flarecli.geometry.transforms import align_cameras, invert_rigid
+from flarecli.refine.candidate import Candidate, MatchGraph, Pair, pair_inliers
+from flarecli.refine.database import image_name
+from flarecli.refine.mapping import candidate_from_model
+from flarecli.scene.reconstruction import Tracks
+
+MIN_OBSERVATIONS = 10
+"""Sparse points that a photo must see before bundle adjustment may move it."""
+
+_MIN_PAIR_INLIERS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adjusted:
+    """A candidate after bundle adjustment.
+
+    Attributes:
+        candidate: its cameras, in the world of the candidate that went in.
+        model: the pycolmap model with the tracks, in the same world.
+        observations: sparse points that each photo sees.
+        error_px: mean reprojection error over all observations.
+    """
+
+    candidate: Candidate
+    model: pycolmap.Reconstruction
+    observations: np.ndarray
+    error_px: float
+
+
+@dataclass(frozen=True, slots=True)
+class BundleOptions:
+    """What may move.
+
+    Attributes:
+        refine_focal: adjust unknown focal lengths.
+        refine_distortion: adjust the radial term where the focal length is not known for sure.
+        fixed_poses: keep all poses (they were given); only points and intrinsics move.
+        threads: threads to use.
+    """
+
+    refine_focal: bool
+    refine_distortion: bool
+    fixed_poses: bool
+    threads: int
+
+
+def adjust(
+    graph: MatchGraph, candidate: Candidate, database: Path, folder: Path, options: BundleOptions, rounds: int = 2
+) -> Adjusted | None:
+    """Triangulate the matches that agree with a candidate and adjust its cameras and points together.
+
+    Photos with fewer than ``MIN_OBSERVATIONS`` points stay out of the adjustment and keep their pose relative to the
+    others. Every round looks again which matches agree.
+
+    Returns:
+        None where nothing can be triangulated.
+    """
+    current: Adjusted | None = None
+    for _ in range(rounds):
+        base = candidate if current is None else current.candidate
+        inliers = {pair: good for pair, good in pair_inliers(graph, base).items() if good.sum() >= _MIN_PAIR_INLIERS}
+        adjusted = _round(graph, base, inliers, database, folder, options)
+        if adjusted is None:
+            break
+        current = adjusted
+    return current
+
+
+def _round(
+    graph: MatchGraph,
+    candidate: Candidate,
+    inliers: Mapping[Pair, np.ndarray],
+    database: Path,
+    folder: Path,
+    options: BundleOptions,
+) -> Adjusted | None:
+    _write_inliers(database, graph, inliers)
+    model = _triangulate(_model(graph, candidate), database, folder, options.threads)
+    observed = _observations(model, len(candidate.posed))
+    weak = candidate.posed & (observed < MIN_OBSERVATIONS)
+    core = candidate.posed & ~weak
+    if core.sum() < 2:
+        return None
+    _release(model, weak)
+    _bundle(model, candidate, options)
+    observations = pycolmap.ObservationManager(model)
+    observations.filter_all_points3D(4.0, 0.5)
+    model.update_point_3d_errors()
+    moved = candidate_from_model(candidate.origin, model, candidate.lenses)
+    if not options.fixed_poses:
+        sim = align_cameras(moved.c2w[core], candidate.c2w[core])
+        model.transform(pycolmap.Sim3d(sim.scale, pycolmap.Rotation3d(sim.rotation), sim.translation))
+        moved = candidate_from_model(candidate.origin, model, candidate.lenses)
+    c2w = np.where(moved.posed[:, None, None], moved.c2w, candidate.c2w)
+    kept = Candidate(candidate.origin, c2w, candidate.posed, moved.lenses)
+    error = model.compute_mean_reprojection_error() if model.num_points3D() else np.inf
+    return Adjusted(kept, model, _observations(model, len(candidate.posed)), float(error))
+
+
+def _write_inliers(database: Path, graph: MatchGraph, inliers: Mapping[Pair, np.ndarray]) -> None:
+    handle = pycolmap.Database.open(database)
+    try:
+        handle.clear_two_view_geometries()
+        for (a, b), good in inliers.items():
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.config = int(pycolmap.TwoViewGeometryConfiguration.CALIBRATED)
+            geometry.inlier_matches = graph.matches[a, b][good].astype(np.uint32)
+            handle.write_two_view_geometry(a + 1, b + 1, geometry)
+    finally:
+        handle.close()
+
+
+def _model(graph: MatchGraph, candidate: Candidate) -> pycolmap.Reconstruction:
+    model = pycolmap.Reconstruction()
+    for camera in candidate.lenses.pycolmap_cameras(trust_focal=True):
+        model.add_camera_with_trivial_rig(camera)
+    w2c = invert_rigid(candidate.c2w)
+    for index in np.flatnonzero(candidate.posed).tolist():
+        image = pycolmap.Image(
+            name=image_name(index),
+            keypoints=graph.features[index].xy,
+            camera_id=int(candidate.lenses.group[index]) + 1,
+            image_id=index + 1,
+        )
+        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(w2c[index, :3, :3]), w2c[index, :3, 3])
+        model.add_image_with_trivial_frame(image, pose)
+    return model
+
+
+def _triangulate(model: pycolmap.Reconstruction, database: Path, folder: Path, threads: int) -> pycolmap.Reconstruction:
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads, options.extract_colors, options.min_num_matches = threads, False, _MIN_PAIR_INLIERS
+    options.triangulation.ignore_two_view_tracks = False
+    options.triangulation.min_angle = 0.5
+    options.mapper.filter_min_tri_angle = 0.5
+    work = folder / "triangulated"
+    work.mkdir(exist_ok=True)
+    return pycolmap.triangulate_points(model, database, folder, work, True, options)
+
+
+def _release(model: pycolmap.Reconstruction, weak: np.ndarray) -> None:
+    for index in np.flatnonzero(weak).tolist():
+        if model.exists_image(index + 1):
+            model.deregister_frame(model.image(index + 1).frame_id)
+
+
+def _bundle(model: pycolmap.Reconstruction, candidate: Candidate, options: BundleOptions) -> None:
+    settings = pycolmap.BundleAdjustmentOptions()
+    settings.print_summary = False
+    settings.refine_principal_point = False
+    settings.refine_focal_length = options.refine_focal
+    settings.refine_extra_params = options.refine_distortion
+    settings.refine_rig_from_world = not options.fixed_poses
+    settings.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    settings.ceres.loss_function_scale = 1.0
+    settings.ceres.solver_options.num_threads = options.threads
+    config = pycolmap.BundleAdjustmentConfig()
+    ids = sorted(model.reg_image_ids())
+    for image_id in ids:
+        config.add_image(image_id)
+    for index in range(len(candidate.lenses)):
+        if candidate.lenses.sigma[index] == 0:
+            config.set_constant_cam_intrinsics(index + 1)
+    if not options.fixed_poses:
+        config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(settings, config, model).solve()
+
+
+def _observations(model: pycolmap.Reconstruction, count: int) -> np.ndarray:
+    out = np.zeros(count, int)
+    for image in model.images.values():
+        if image.has_pose:
+            out[image.image_id - 1] = image.num_points3D
+    return out
+
+
+def reprojection_px(model: pycolmap.Reconstruction, count: int) -> np.ndarray:
+    """Median reprojection error of every photo in pixels; NaN for photos without points."""
+    errors: dict[int, list[float]] = {}
+    for point in model.points3D.values():
+        for element in point.track.elements:
+            image = model.image(element.image_id)
+            projected = image.project_point(point.xyz)
+            if projected is not None:
+                distance = float(np.linalg.norm(projected - image.points2D[element.point2D_idx].xy))
+                errors.setdefault(element.image_id - 1, []).append(distance)
+    return np.array([np.median(errors[i]) if i in errors else np.nan for i in range(count)])
+
+
+def tracks_from_model(model: pycolmap.Reconstruction, candidate: Candidate, rgb_of: dict[int, np.ndarray]) -> Tracks:
+    """Sparse points with their observations in ideal pixels, indexed by photo number.
+
+    Args:
+        model: adjusted model, image i + 1 is photo i.
+        candidate: cameras that go with it.
+        rgb_of: photo pixels (H, W, 3) per photo, for colours.
+    """
+    xyz, rgb, point_index, view_index, pixel = [], [], [], [], []
+    for point in model.points3D.values():
+        elements = [e for e in point.track.elements if model.image(e.image_id).has_pose]
+        if len({e.image_id for e in elements}) < 2:
+            continue
+        seen: set[int] = set()
+        for element in elements:
+            photo = element.image_id - 1
+            if photo in seen:
+                continue
+            if not seen:
+                rgb.append(_colour(rgb_of[photo], model.image(element.image_id).points2D[element.point2D_idx].xy))
+            seen.add(photo)
+            point_index.append(len(xyz))
+            view_index.append(photo)
+            pixel.append(model.image(element.image_id).points2D[element.point2D_idx].xy)
+        xyz.append(point.xyz)
+    views, pixels = np.array(view_index, np.int64), np.array(pixel).reshape(-1, 2)
+    for photo in np.unique(views):
+        group = candidate.lenses.group[photo]
+        chosen = views == photo
+        pixels[chosen] = ideal_pixels(candidate.lenses.K[group], float(candidate.lenses.k1[group]), pixels[chosen])
+    points = np.array(xyz).reshape(-1, 3)
+    index = np.array(point_index, np.int64)
+    error = _track_errors(points, index, views, pixels, candidate)
+    return Tracks(points, np.array(rgb, np.uint8).reshape(-1, 3), error, index, views, pixels)
+
+
+def _track_errors(
+    points: np.ndarray, index: np.ndarray, views: np.ndarray, pixels: np.ndarray, candidate: Candidate
+) -> np.ndarray:
+    w2c, K = invert_rigid(candidate.c2w), candidate.lenses.K[candidate.lenses.group]
+    camera = np.einsum("oij,oj->oi", w2c[views, :3, :3], points[index]) + w2c[views, :3, 3]
+    projected = camera[:, :2] / camera[:, 2:] * K[views][:, [0, 1], [0, 1]] + K[views][:, :2, 2]
+    error = np.linalg.norm(projected - pixels, axis=1)
+    count = np.maximum(np.bincount(index, minlength=len(points)), 1)
+    return np.bincount(index, error, minlength=len(points)) / count
+
+
+def _colour(rgb: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    row, column = min(int(xy[1]), rgb.shape[0] - 1), min(int(xy[0]), rgb.shape[1] - 1)
+    return rgb[max(row, 0), max(column, 0)]

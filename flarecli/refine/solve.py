@@ -1,0 +1,287 @@
+"""From features to the cameras that the matches support best.
+
+features ─ match ─ focal profiles ─┬─ pairwise chain ──────┐
+                                   ├─ incremental mapping ─┤
+                                   ├─ global mapping ──────┼─ adjust each ─ best support ─ add the rest
+           network's cameras ──────┴───────────────────────┘
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from flarecli.geometry.transforms import align_cameras, invert_rigid
+from flarecli.refine.bundle import MIN_OBSERVATIONS, Adjusted, BundleOptions, adjust
+from flarecli.refine.candidate import Candidate, MatchGraph, Pair, pair_inliers, support, threshold_px
+from flarecli.refine.chain import chain_candidate, grow, relative_poses
+from flarecli.refine.database import match_pairs, update_cameras, verify_pairs, write_database
+from flarecli.refine.features import Features
+from flarecli.refine.focal import FocalEstimate, combine_profiles
+from flarecli.refine.lens import Lenses
+from flarecli.refine.mapping import global_candidates, incremental_candidates
+from flarecli.refine.twoview import FocalProfile, RelativePose, focal_profile, refine_with_focal
+
+_PROFILE_PAIRS = 12
+_FEW_PHOTOS = 12
+_MIN_SUPPORT = 12
+_KEEP = 0.98  # an adjustment may cost this little support: it trades a few border matches for accuracy
+_COLMAP_FOCAL = 1.2  # COLMAP's guess; a second, independent start where the first does not convince
+
+
+@dataclass(frozen=True, slots=True)
+class SolveOptions:
+    """How hard to try.
+
+    Attributes:
+        mode: "auto" solves the view graph too where the network's cameras do not survive; "ba" only adjusts them.
+        fixed_poses: the network candidate's poses are given and stay.
+        thorough: try every way even when the first one convinces.
+        threads: threads to use.
+        seed: random seed.
+    """
+
+    mode: str = "auto"
+    fixed_poses: bool = False
+    thorough: bool = False
+    threads: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """What the matches say.
+
+    Attributes:
+        candidate: cameras; photos that nothing connects have none, unless the network gave them one.
+        adjusted: bundle-adjusted model behind it, or None where nothing could be triangulated.
+        support: agreeing matches per photo.
+        verified: photos whose camera the matches support.
+        graph: features and matches.
+        scores: total support of every way that was tried.
+    """
+
+    candidate: Candidate
+    adjusted: Adjusted | None
+    support: np.ndarray
+    verified: np.ndarray
+    graph: MatchGraph
+    scores: dict[str, float]
+
+
+def solve(
+    features: Sequence[Features],
+    lenses: Lenses,
+    pairs: Sequence[Pair],
+    network: Candidate | None,
+    options: SolveOptions,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Solution:
+    """Find the cameras that the matches of these photos support best.
+
+    Args:
+        features: per photo.
+        lenses: prior intrinsics.
+        pairs: pairs of photos to match.
+        network: the network's cameras, or None.
+        options: how hard to try.
+        on_progress: told about the stages "matching" and "adjusting".
+    """
+    report = on_progress or (lambda stage, done, total: None)
+    with tempfile.TemporaryDirectory(prefix="flare-refine-") as name:
+        folder = Path(name)
+        database = folder / "features.db"
+        write_database(database, features, lenses, trust_focal=False)
+        report("matching", 0, len(pairs))
+        graph = MatchGraph(features, match_pairs(database, pairs, options.threads))
+        report("matching", len(pairs), len(pairs))
+        solver = _Solver(graph, lenses, database, folder, options)
+        return solver.run(network, report)
+
+
+class _Solver:
+    """One run of :func:`solve`; holds what its steps share."""
+
+    def __init__(self, graph: MatchGraph, lenses: Lenses, database: Path, folder: Path, options: SolveOptions) -> None:
+        self.graph, self.prior, self.database, self.folder, self.options = graph, lenses, database, folder, options
+        self.count = len(lenses.group)
+        self.scores: dict[str, float] = {}
+
+    def run(self, network: Candidate | None, report: Callable[[str, int, int], None]) -> Solution:
+        lenses = calibrate(self.graph, self.prior, self.options.seed)
+        poses = relative_poses(self.graph, lenses, min_support=_MIN_SUPPORT, seed=self.options.seed)
+        tried: list[tuple[float, Candidate, Adjusted | None]] = []
+        for done, candidate in enumerate(self._candidates(lenses, poses, network)):
+            report("adjusting", done, 0)
+            tried.append(self._completed(self._judge(candidate)))
+            if not self.options.thorough and self._convincing(tried[-1]):
+                break
+        if not tried:
+            empty = Candidate("none", np.tile(np.eye(4), (self.count, 1, 1)), np.zeros(self.count, bool), lenses)
+            tried.append((0.0, empty, None))
+        _, best, adjusted = max(tried, key=lambda entry: entry[0])
+        report("adjusting", 1, 1)
+        return self._solution(best, adjusted, network)
+
+    def _candidates(
+        self, lenses: Lenses, poses: Mapping[Pair, RelativePose], network: Candidate | None
+    ) -> Iterator[Candidate]:
+        """Ways to get cameras, best first; lazily, so that later ones cost nothing when an earlier one convinces."""
+        options = self.options
+        if network is not None and (options.mode == "ba" or options.fixed_poses):
+            yield network
+            return
+        if self.count > 2 and poses:
+            update_cameras(self.database, lenses, trust_focal=True)
+            verify_pairs(self.database, options.threads, options.seed)
+            few = self.count <= _FEW_PHOTOS
+            yield from incremental_candidates(
+                self.database, self.folder, lenses, threads=options.threads, seed=options.seed, few=few
+            )[:1]
+            yield from global_candidates(
+                self.database, self.folder, lenses, threads=options.threads, seed=options.seed
+            )[:1]
+            guess = lenses.with_focal_ratio([_COLMAP_FOCAL] * len(lenses), lenses.sigma.tolist())
+            update_cameras(self.database, guess, trust_focal=False)
+            verify_pairs(self.database, options.threads, options.seed)
+            yield from (
+                replace(candidate, origin="incremental-uncalibrated")
+                for candidate in incremental_candidates(
+                    self.database, self.folder, guess, threads=options.threads, seed=options.seed, few=not few
+                )[:1]
+            )
+        chain = chain_candidate(self.graph, poses, lenses)
+        if chain is not None:
+            yield chain
+        if network is not None:
+            yield replace(network, lenses=lenses)
+
+    def _judge(self, candidate: Candidate) -> tuple[float, Candidate, Adjusted | None]:
+        before = self._score(candidate)
+        # pycolmap's adjustment writes its own verified pairs; the mappers above read theirs before
+        adjusted = adjust(self.graph, candidate, self.database, self.folder, self._bundle_options(candidate))
+        after = -np.inf if adjusted is None else self._score(adjusted.candidate)
+        if adjusted is not None and after >= _KEEP * before:
+            best, score = adjusted.candidate, after
+        else:
+            best, score, adjusted = candidate, before, None
+        self.scores[candidate.origin] = max(score, self.scores.get(candidate.origin, 0.0))
+        return score, best, adjusted
+
+    def _bundle_options(self, candidate: Candidate) -> BundleOptions:
+        photos = int(candidate.posed.sum())
+        return BundleOptions(
+            refine_focal=photos > 2,
+            refine_distortion=photos > 2,
+            fixed_poses=self.options.fixed_poses,
+            threads=self.options.threads,
+        )
+
+    def _score(self, candidate: Candidate) -> float:
+        inliers = pair_inliers(self.graph, candidate)
+        score = float(support(inliers, self.count).sum())
+        free = self.prior.sigma > 0
+        drift = np.log(candidate.lenses.K[free, 0, 0] / self.prior.K[free, 0, 0]) / self.prior.sigma[free]
+        return score - 0.5 * float((drift**2).sum())
+
+    def _convincing(self, entry: tuple[float, Candidate, Adjusted | None]) -> bool:
+        _, candidate, adjusted = entry
+        if adjusted is None or candidate.posed.sum() < self.count:
+            return False
+        return bool(adjusted.observations.min() >= 5 * MIN_OBSERVATIONS and adjusted.error_px < 1.5)
+
+    def _completed(self, entry: tuple[float, Candidate, Adjusted | None]) -> tuple[float, Candidate, Adjusted | None]:
+        """Add photos that pairwise poses, under the focal length of this candidate, connect to it."""
+        _, candidate, adjusted = entry
+        if candidate.posed.all() or not candidate.posed.any() or self.options.fixed_poses:
+            return entry
+        poses = relative_poses(self.graph, candidate.lenses, min_support=_MIN_SUPPORT, seed=self.options.seed)
+        grown = grow(self.graph, poses, candidate, {} if adjusted is None else _depths(adjusted))
+        if grown.posed.sum() == candidate.posed.sum():
+            return entry
+        return max(entry, self._judge(grown), key=lambda each: each[0])
+
+    def _solution(self, best: Candidate, adjusted: Adjusted | None, network: Candidate | None) -> Solution:
+        strength = support(pair_inliers(self.graph, best), self.count)
+        verified = best.posed & (strength >= 8)
+        if network is not None and not best.posed.all():
+            best = _fill_from_network(best, network)
+        return Solution(best, adjusted, strength, verified, self.graph, self.scores)
+
+
+def calibrate(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
+    """Focal lengths of unknown groups from the focal profiles of their best-matched pairs.
+
+    Pairs across two groups are taken to have the same field of view; they count only for groups that have no pair of
+    their own.
+    """
+    if not (lenses.sigma > 0).any():
+        return lenses
+    ranked = sorted(graph.matches, key=lambda pair: len(graph.matches[pair]), reverse=True)
+    ratio, sigma = lenses.K[:, 0, 0] / lenses.size_hw.max(1), lenses.sigma.copy()
+    for group in np.flatnonzero(lenses.sigma > 0).tolist():
+        own = [pair for pair in ranked if lenses.group[pair[0]] == lenses.group[pair[1]] == group]
+        mixed = [pair for pair in ranked if group in (lenses.group[pair[0]], lenses.group[pair[1]])]
+        chosen = (own or mixed)[:_PROFILE_PAIRS]
+        profiles = [p for pair in chosen if (p := _profile(graph, lenses, pair, seed)) is not None]
+        estimate = combine_profiles(profiles, FocalEstimate(float(ratio[group]), float(sigma[group])))
+        ratio[group], sigma[group] = estimate.ratio, max(estimate.sigma, 1e-3)
+    calibrated = lenses.with_focal_ratio(ratio.tolist(), sigma.tolist())
+    if len(lenses.group) == 2 and len(graph.matches) == 1:
+        return _calibrate_pair(graph, calibrated, seed)
+    return calibrated
+
+
+def _profile(graph: MatchGraph, lenses: Lenses, pair: Pair, seed: int) -> FocalProfile | None:
+    a, b = graph.pixels(pair)
+    centre_a, centre_b = lenses.K[lenses.group[pair[0]], :2, 2], lenses.K[lenses.group[pair[1]], :2, 2]
+    sides = lenses.long_side(pair[0]), lenses.long_side(pair[1])
+    return focal_profile(a - centre_a, b - centre_b, sides, threshold_px(lenses, pair), seed)
+
+
+def _calibrate_pair(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
+    """For two photos: settle pose and focal length together, which bundle adjustment can't do without a prior."""
+    pair = next(iter(graph.matches))
+    poses = relative_poses(graph, lenses, min_support=_MIN_SUPPORT, seed=seed)
+    if pair not in poses or not (lenses.sigma > 0).all():
+        return lenses
+    a, b = graph.pixels(pair)
+    centres = lenses.K[lenses.group[0], :2, 2], lenses.K[lenses.group[1], :2, 2]
+    focal = lenses.focal_px(pair[0]), lenses.focal_px(pair[1])
+    sigma = float(np.clip(lenses.sigma.max(), 0.02, 0.35))
+    noise = 0.5 * threshold_px(lenses, pair)
+    _, _, factor = refine_with_focal(poses[pair], a - centres[0], b - centres[1], focal, noise, sigma)
+    ratio = lenses.K[:, 0, 0] / lenses.size_hw.max(1) * factor
+    return lenses.with_focal_ratio(ratio.tolist(), lenses.sigma.tolist())
+
+
+def _depths(adjusted: Adjusted) -> dict[int, dict[int, float]]:
+    """z-depth of every triangulated keypoint, per photo."""
+    w2c, out = invert_rigid(adjusted.candidate.c2w), {}
+    for point in adjusted.model.points3D.values():
+        for element in point.track.elements:
+            photo = element.image_id - 1
+            depth = float(w2c[photo, 2, :3] @ point.xyz + w2c[photo, 2, 3])
+            if depth > 0:
+                out.setdefault(photo, {})[element.point2D_idx] = depth
+    return out
+
+
+def _fill_from_network(best: Candidate, network: Candidate) -> Candidate:
+    """Give photos without a camera the network's, moved into the world of the others."""
+    missing = ~best.posed & network.posed
+    common = best.posed & network.posed
+    c2w = best.c2w.copy()
+    if common.any():
+        try:
+            sim = align_cameras(network.c2w[common], best.c2w[common])
+        except ValueError:  # coincident centres: keep the network's own unit
+            sim = align_cameras(network.c2w[common][:1], best.c2w[common][:1])
+        c2w[missing] = sim.apply_to_c2w(network.c2w[missing])
+    else:
+        c2w[missing] = network.c2w[missing]
+    return replace(best, c2w=c2w, posed=best.posed | missing)
