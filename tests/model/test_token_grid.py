@@ -19,7 +19,7 @@ def test_portrait_views_count_rows_of_the_upright_photo() -> None:
 def test_tables_of_mixed_views_repeat_for_each_scene() -> None:
     grid = TokenGrid.of((2, 3), [False, True], torch.device("cpu"))
     rope = grid.each_view(2, 8, 100.0)
-    assert rope.cos.shape == (4, 1, 6, 2, 2)
+    assert rope.cos.shape == (4, 1, 6, 8)
     assert torch.equal(rope.cos[:2], rope.cos[2:])
     assert not torch.equal(rope.cos[0], rope.cos[1])
 
