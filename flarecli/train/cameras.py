@@ -204,7 +204,7 @@ def _anchor_terrain(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, 
 def _walk(draw: Draw, scenes: Scenes, count: int, spread: float) -> Rig:
     """Candidate cameras around an anchor: on an orbit, along a wall, or forward, one manner per scene."""
     batch, device = len(scenes.kind), scenes.kind.device
-    focal = draw.log_uniform(batch, low=0.5, high=2.4)
+    focal = _focal_lengths(draw, batch)
     zoomed = torch.where(draw.chance(0.2, batch, 1), draw.log_uniform(batch, count, low=0.85, high=1.17), 1.0)
     place, target = _anchor(draw, scenes, focal)
     away, width = (place - target)[:, None], (place - target).norm(dim=-1).clamp_min(0.3)[:, None, None]
@@ -230,6 +230,12 @@ def _walk(draw: Draw, scenes: Scenes, count: int, spread: float) -> Rig:
     landscape, portrait = draw.chance(0.55, batch, 1), draw.chance(0.8, batch, 1)
     upright = torch.where(portrait, draw.chance(1.0, batch, count), draw.chance(0.5, batch, count)) & ~landscape
     return Rig(centre, look_at(centre, aim, roll), focal[:, None] * zoomed, upright, torch.empty(0, device=device))
+
+
+def _focal_lengths(draw: Draw, batch: int) -> Tensor:
+    """Focal length / long side: mostly what phones and zoom lenses have, a third over the whole range."""
+    usual = (math.log(0.85) + 0.25 * draw.normal(batch)).exp().clamp(0.5, 2.4)
+    return torch.where(draw.chance(0.65, batch), usual, draw.log_uniform(batch, low=0.5, high=2.4))
 
 
 def _keep_inside(scenes: Scenes, centre: Tensor) -> Tensor:

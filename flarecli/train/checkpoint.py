@@ -68,7 +68,8 @@ def load_shards(folder: Path, stem: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
-            tensors |= {name: tensor.float() for name, tensor in load_file(path).items()}
+            # Copies: what safetensors returns is a view of the file, which a later checkpoint may replace.
+            tensors |= {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"can't read {path}: {error}") from error
     return tensors

@@ -1,0 +1,55 @@
+"""From a checkpoint to the weights file that `flare reconstruct` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from flarecli.errors import OutputError
+from flarecli.model.config_small import SIZES
+from flarecli.train.checkpoint import load_shards, load_state
+
+LICENCE = "Apache-2.0"
+
+
+def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str]) -> Path:
+    """Write the averaged weights of a checkpoint as one safetensors file.
+
+    Matrices are stored in half, vectors in single precision. The header says which network it is, its sizes, the
+    licence and how it was trained.
+
+    Args:
+        checkpoint: folder that :func:`flarecli.train.loop.run` wrote.
+        target: file to write.
+        summary: further header entries, such as the data and the accuracy reached.
+
+    Raises:
+        InputError: this is no checkpoint.
+        WeightsError: its shards are missing or damaged.
+        OutputError: the file can't be written.
+    """
+    state = load_state(checkpoint)
+    tensors = {
+        name: tensor.to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
+        for name, tensor in load_shards(checkpoint, "ema").items()
+    }
+    header = {
+        "format": "pt",
+        "model": "flare-small",
+        "config": json.dumps(SIZES[state.size].to_dict()),
+        "licence": LICENCE,
+        "steps": str(state.step),
+        "scenes": str(state.samples),
+        "minutes": f"{state.minutes:.1f}",
+        **summary,
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, target, metadata=header)
+    except OSError as error:
+        raise OutputError(f"can't write {target}: {error}") from error
+    return target

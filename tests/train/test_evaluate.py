@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flarecli.errors import InputError
+from flarecli.model.config_small import SIZES
+from flarecli.model.flare_small import FlareSmall
+from flarecli.scene.views import Prediction
+from flarecli.train.data import ShardPlan, ShardSource, prerender
+from flarecli.train.evaluate import (
+    area_under_curve,
+    depth_error,
+    direction_degrees,
+    evaluate_synthetic,
+    rotation_degrees,
+)
+from flarecli.train.photos import evaluate_photos, load_scene, pose_from_descriptors
+from flarecli.train.primitives import rotation_from_vector
+
+
+def test_angles():
+    turned = rotation_from_vector(torch.tensor([0.0, 0.3, 0.0]))
+    assert rotation_degrees(torch.eye(3), turned).item() == pytest.approx(np.degrees(0.3), abs=1e-3)
+    assert rotation_degrees(turned, turned).item() == pytest.approx(0, abs=1e-3)
+    assert direction_degrees(torch.tensor([2.0, 0, 0]), torch.tensor([0, 0.1, 0])).item() == pytest.approx(90)
+
+
+def test_area_under_curve():
+    assert area_under_curve(torch.zeros(4), 30) == 1
+    assert area_under_curve(torch.tensor([15.0, 90.0]), 30) == pytest.approx(0.25)
+    assert area_under_curve(torch.tensor([torch.nan, 0.0]), 30) == pytest.approx(0.5)
+
+
+def test_depth_error_is_free_of_scale_and_of_invalid_pixels():
+    truth = torch.rand(2, 3, 8, 8) + 1
+    valid = torch.rand(2, 3, 8, 8) < 0.7
+    wrong = torch.where(valid, 5 * truth, 99.0)
+    torch.testing.assert_close(depth_error(wrong, truth, valid), torch.zeros(6), atol=1e-5, rtol=0)
+    assert depth_error(torch.where(truth > 1.5, 1.5 * truth, truth), truth, valid).min() > 0.05
+
+
+def test_evaluation_is_reproducible_and_leaves_the_mode(tmp_path, textures):
+    prerender(textures, tmp_path, ShardPlan(1, 4, ((24, 32),)))
+    network = FlareSmall(SIZES["tiny"]).train()
+    first, second = (
+        evaluate_synthetic(network, ShardSource.open(tmp_path), 4, 2, torch.device("cpu")) for _ in range(2)
+    )
+    assert first == second
+    assert network.training
+    assert 0 <= first["pck"] <= 1
+    assert 0 <= first["auc30"] <= 1
+
+
+def _write_scene(folder, size):
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for i in range(2):
+        pixels = np.random.default_rng(i).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        rows.append({"name": f"{i}.png", "K": [[400.0, 0, 0], [0, 400.0, 0], [0, 0, 1]],
+                     "R": np.eye(3).tolist(), "t": [-float(i), 0.0, 0.0]})  # fmt: skip
+    (folder / "cameras.json").write_text(json.dumps({"images": rows}))
+    (folder / "subsets.json").write_text(json.dumps({"subsets": [{"n": 2, "images": ["0.png", "1.png"]}]}))
+    return folder
+
+
+def test_photos_are_cropped_to_patches_with_their_focal_length(tmp_path):
+    photos, subsets = load_scene(_write_scene(tmp_path / "tall", (300, 400)), 64, 8)
+    assert photos["0.png"].portrait
+    assert photos["0.png"].rgb.shape == (3, 48, 64)
+    assert photos["0.png"].focal == pytest.approx(1.0)
+    assert len(subsets) == 1
+    table = evaluate_photos(FlareSmall(SIZES["tiny"]), [tmp_path / "tall"], 64)
+    assert set(table) == {"tall", "mean"}
+    assert {"rotation", "direction_coarse", "auc30_matches", "focal"} <= table["tall"].keys()
+    with pytest.raises(InputError, match="no folder of posed photos"):
+        load_scene(tmp_path, 64, 8)
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_perfect_descriptors_give_the_true_pose(tall):
+    """Random points seen by two cameras get one-hot descriptors in the cells where they appear."""
+    height, width, focal = 30, 40, 1.1
+    rng = np.random.default_rng(0)
+    rotation = rotation_from_vector(torch.tensor([0.05, -0.2, 0.1])).double().numpy()
+    shift = np.array([0.8, 0.1, -0.2])
+    descriptors = torch.zeros(2, 90, height, width)
+    placed = 0
+    for world in rng.uniform([-1.2, -1, 3], [1.2, 1, 7], (4000, 3)):
+        cells = []
+        for p in (world, rotation.T @ (world - shift)):
+            x, y = p[:2] / p[2] * focal * width
+            column, row = (y, x) if tall else (x, y)
+            cells.append((int(np.floor(row + height / 2)), int(np.floor(column + width / 2))))
+        inside = all(0 <= r < height and 0 <= c < width for r, c in cells)
+        if placed < 90 and inside and not any(descriptors[i, :, r, c].any() for i, (r, c) in enumerate(cells)):
+            for i, (r, c) in enumerate(cells):
+                descriptors[i, placed, r, c] = 1
+            placed += 1
+    assert placed == 90
+    none = torch.zeros(2, 1, 1, 3)
+    prediction = Prediction(
+        torch.eye(4).expand(2, 4, 4), torch.eye(4).expand(2, 4, 4), torch.tensor([focal, focal]),
+        none, none[..., 0], none, none[..., 0], descriptors,
+    )  # fmt: skip
+    found = pose_from_descriptors(prediction, torch.tensor([tall, tall]), 0, 1)
+    assert rotation_degrees(found[:3, :3], torch.from_numpy(rotation).float()) < 3
+    assert direction_degrees(found[:3, 3], torch.from_numpy(shift).float()) < 8
+    few = pose_from_descriptors(
+        Prediction(prediction.coarse_c2w, prediction.refined_c2w, prediction.focal, none, none[..., 0], none,
+                   none[..., 0], torch.zeros(2, 3, height, width)), torch.tensor([tall, tall]), 0, 1
+    )  # fmt: skip
+    assert few.isnan().all()

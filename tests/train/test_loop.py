@@ -1,0 +1,167 @@
+import json
+
+import pytest
+import torch
+
+from flarecli.errors import InputError
+from flarecli.model.config_small import SIZES
+from flarecli.model.flare_small import FlareSmall, rotations
+from flarecli.train.checkpoint import load_shards
+from flarecli.train.config import TrainConfig, load_config
+from flarecli.train.data import ShardPlan, ShardSource, prerender
+from flarecli.train.evaluate import rotation_degrees
+from flarecli.train.loop import run, train_from_toml
+from flarecli.train.losses import LossWeights, compute_losses
+from flarecli.train.optimizer import build_optimizers
+from flarecli.train.primitives import Draw
+from flarecli.train.targets import make_targets
+
+TOML = """
+output = "{folder}/run"
+minutes = 30
+max_steps = 3
+size = "tiny"
+device = "cpu"
+validation = "{folder}/data"
+warmup = 1
+log_every = 1
+seed = 7
+
+[weights]
+focal = 0.5
+
+[[phases]]
+share = 1.0
+shards = "{folder}/data"
+images = 8
+views = [2, 3]
+view_weights = [0.5, 0.5]
+"""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, textures):
+    folder = tmp_path_factory.mktemp("loop")
+    prerender(textures, folder / "data", ShardPlan(1, 4, ((24, 32),), seed=1))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path, shards):
+    path = tmp_path / "train.toml"
+    path.write_text(TOML.format(folder=tmp_path))
+    (tmp_path / "data").symlink_to(shards / "data")
+    return path
+
+
+def _rows(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_metrics_validation_and_a_checkpoint(config, tmp_path):
+    told = []
+    checkpoint = train_from_toml(config, lambda *args: told.append(args))
+    assert sorted(p.name for p in checkpoint.iterdir()) == [
+        "ema-00001-of-00001.safetensors", "model-00001-of-00001.safetensors", "state.json"
+    ]  # fmt: skip
+    rows = _rows(tmp_path)
+    assert [r["step"] for r in rows] == [1, 2, 3, 3]
+    assert {"rotation", "direction", "auc30", "absrel", "pck", "focal"} <= rows[-1]["validation"].keys()
+    assert len(told) == 3
+
+
+def test_resuming_is_deterministic_and_continues_the_count(config, tmp_path):
+    train_from_toml(config)
+    saved = {p.name: p.read_bytes() for p in (tmp_path / "run" / "checkpoint").iterdir()}
+    outcomes = []
+    for _ in range(2):
+        for name, data in saved.items():
+            (tmp_path / "run" / "checkpoint" / name).write_bytes(data)
+        outcomes.append(load_shards(train_from_toml(config, max_steps=5), "model"))
+        assert _rows(tmp_path)[-1]["step"] == 5
+    worst = {n: float((outcomes[0][n] - outcomes[1][n]).abs().max()) for n in outcomes[0]}
+    assert max(worst.values()) == 0, worst
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(config, tmp_path):
+    results = [
+        load_shards(train_from_toml(config, output=str(tmp_path / name), max_steps=1, seed=seed), "model")
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    name = "stem.coarse.1.weight"
+    assert torch.equal(results[0][name], results[1][name])
+    assert not torch.equal(results[0][name], results[2][name])
+
+
+def test_a_few_pairs_are_learned_by_heart(shards):
+    """Without augmentation every term must fall a lot: the losses, the network and the optimisers fit together."""
+    batch = ShardSource.open(shards / "data").next(Draw.seeded(0), 4, 2)
+    network = FlareSmall(SIZES["tiny"]).eval()  # no noise between the stages
+    optimizers = build_optimizers(network, 5e-3, 0.02, 0.0)
+    targets, history = make_targets(batch), []
+    for _ in range(70):
+        out = network(batch.rgb / 1.6, batch.portrait)
+        terms = compute_losses(out, targets, LossWeights(samples=16), Draw.seeded(0))
+        network.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        history.append({name: float(term.detach()) for name, term in terms.items()})
+    first, last = history[0], history[-1]
+    for name, factor in {
+        "pose_coarse": 0.4,
+        "pose_refined": 0.4,
+        "focal": 0.4,
+        "descriptor": 0.6,
+        "local": 0.8,
+    }.items():
+        assert last[name] < factor * first[name], name
+    assert rotation_degrees(rotations(out.refined[-1][:, 1, 3:7]), targets.rotation[:, 1]).max() < 5
+
+
+def test_the_time_box_ends_the_run(config, tmp_path):
+    train_from_toml(config, minutes=0.0)
+    assert _rows(tmp_path)[-1]["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed = 7", "sead = 7", "unknown key 'sead'"),
+        ("focal = 0.5", "fokal = 0.5", r"\[weights\]: unknown key 'fokal'"),
+        ("images = 8", "pictures = 8", r"\[\[phases\]\]: unknown key 'pictures'"),
+        ("share = 1.0", "share = 0.7", "add up to 1"),
+        ("minutes = 30", "", "'minutes' is missing"),
+        ('size = "tiny"', 'size = "huge"', "unknown network size 'huge'"),
+        ("views = [2, 3]", "views = [2]", "same length"),
+        ("seed = 7", "seed = ", "can't read"),
+    ],
+)
+def test_mistakes_in_the_configuration_are_named(config, old, new, message):
+    config.write_text(config.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        load_config(config)
+
+
+def test_values_arrive_and_overrides_win(config):
+    loaded = load_config(config, {"minutes": 2.0, "seed": None})
+    assert (loaded.minutes, loaded.seed, loaded.weights.focal, loaded.phases[0].views) == (2.0, 7, 0.5, (2, 3))
+
+
+def test_phases_follow_each_other(config):
+    base = load_config(config)
+    first, second = (base.phases[0].__class__(share=s, shards="x", stages=n) for s, n in ((0.25, 1), (0.75, 3)))
+    two = TrainConfig(output="x", minutes=1.0, phases=(first, second))
+    assert [two.phase_at(p).stages for p in (0.0, 0.25, 0.3, 1.0)] == [1, 3, 3, 3]
+
+
+def test_a_run_without_shards_needs_textures(config):
+    config.write_text(config.read_text().replace("shards = ", "#"))
+    with pytest.raises(InputError, match="textures"):
+        run(config)
+
+
+def test_another_size_cannot_continue_a_checkpoint(config):
+    train_from_toml(config, max_steps=1)
+    with pytest.raises(InputError, match="size tiny"):
+        train_from_toml(config, size="xs")

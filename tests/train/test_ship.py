@@ -1,0 +1,27 @@
+import json
+
+import torch
+from safetensors import safe_open
+
+from flarecli.model.config_small import SIZES, FlareSmallConfig
+from flarecli.model.flare_small import FlareSmall
+from flarecli.train.checkpoint import TrainState, save_checkpoint
+from flarecli.train.ship import export_weights
+
+
+def test_exported_weights_are_the_average_and_describe_themselves(tmp_path):
+    network, average = FlareSmall(SIZES["tiny"]), FlareSmall(SIZES["tiny"])
+    state = TrainState(step=5, samples=40, minutes=1.25, seed=0, size="tiny")
+    save_checkpoint(tmp_path / "checkpoint", network.state_dict(), average.state_dict(), state)
+    path = export_weights(tmp_path / "checkpoint", tmp_path / "w" / "small.safetensors", {"data": "procedural"})
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    assert FlareSmallConfig.from_dict(json.loads(header["config"])) == SIZES["tiny"]
+    assert (header["licence"], header["data"], header["steps"]) == ("Apache-2.0", "procedural", "5")
+    restored = FlareSmall(SIZES["tiny"])
+    restored.load_state_dict(tensors)
+    for (name, a), b in zip(restored.named_parameters(), average.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6, msg=name)
+    assert tensors["stem.coarse.1.weight"].dtype == torch.float16
+    assert tensors["stem.coarse.1.bias"].dtype == torch.float32
