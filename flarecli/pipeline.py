@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from flarecli.errors import InputError, PartialResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flarecli.images.loading import PhotoSet
+    from flarecli.model.loading import LoadedModel
+    from flarecli.scene.priors import Priors
+    from flarecli.scene.reconstruction import Reconstruction
 
 Progress = Callable[[str, int, int], None]
 """Called as on_progress(stage, done, total); total is 0 where it is not known."""
@@ -85,7 +98,7 @@ class SceneResult:
     resumed: bool = False
 
 
-def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Any = None) -> SceneResult:
+def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: LoadedModel | None = None) -> SceneResult:
     """Reconstruct one scene and write it.
 
     Args:
@@ -96,15 +109,211 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: An
     Raises:
         FlareError: see ``flarecli.errors``; nothing that was there before is lost.
     """
-    raise NotImplementedError
+    from flarecli.export.atomic import OutputFolder
+    from flarecli.images.loading import load_photos
+    from flarecli.runtime import seed_everything
+
+    clock = _Clock()
+    with clock("photos"):
+        if job.resume and (kept := _finished(job)):
+            photo_set = load_photos(job.sources, masks=job.masks, strict=job.strict, on_progress=on_progress)
+            if kept["options"].get("input") == photo_set.fingerprint():
+                return SceneResult(output=job.output, exit_code=_exit_code(job, kept), manifest=kept, resumed=True)
+        folders = [Path(source) for source in job.sources if Path(source).is_dir()]
+        # A result of other photos or options is ours to replace: resuming means "bring this output up to date".
+        output = OutputFolder(job.output, overwrite=job.overwrite or job.resume, sources=folders)
+        photo_set = load_photos(job.sources, masks=job.masks, strict=job.strict, on_progress=on_progress)
+    seed_everything(job.seed)
+    with clock("load network"):
+        model = network or load_network(job)
+    reconstruction = _reconstruct(job, photo_set, model, clock, on_progress)
+    with output as staging:
+        manifest = _write(job, photo_set, reconstruction, staging, clock, on_progress)
+    return SceneResult(output=job.output, exit_code=_exit_code(job, manifest), manifest=manifest)
 
 
-def load_network(job: SceneJob) -> Any:
-    """Load the network of a job once, for many scenes."""
-    raise NotImplementedError
+def load_network(job: SceneJob) -> LoadedModel:
+    """Load the network of a job once, for many scenes.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or not allowed.
+        InputError: the model or the device does not exist.
+    """
+    from flarecli.model.loading import load_model
+    from flarecli.runtime import resolve_device
+
+    return load_model(
+        job.model,
+        weights=job.weights,
+        device=resolve_device(job.device),
+        offline=job.offline,
+        license_policy=job.license_policy,
+    )
 
 
 def reconstruct(photos: str | Path | Sequence[str | Path], output: str | Path, **options: Any) -> SceneResult:
     """Reconstruct photos into a folder; options are the fields of :class:`SceneJob`."""
     sources = [photos] if isinstance(photos, str | Path) else list(photos)
     return run_scene(SceneJob(sources=tuple(map(str, sources)), output=Path(output), **options))
+
+
+class _Clock:
+    """Seconds per stage, in the order in which the stages were first entered."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+
+def _reconstruct(
+    job: SceneJob, photo_set: PhotoSet, model: LoadedModel, clock: _Clock, on_progress: Progress | None
+) -> Reconstruction:
+    from flarecli.reconstruct.assemble import assemble
+    from flarecli.reconstruct.predict import predict
+    from flarecli.reconstruct.priors import collect_priors
+    from flarecli.refine.run import RefineOptions, refine
+    from flarecli.runtime import cpu_count, resolve_device
+
+    photos = photo_set.photos
+    priors: Priors = collect_priors(photos, intrinsics_from=job.intrinsics, poses=job.poses, shared=job.shared_camera)
+    with clock("network"):
+        predicted = predict(
+            photos,
+            model,
+            resolve_device(job.device),
+            c2w=priors.c2w,
+            max_memory=job.max_memory,
+            on_progress=on_progress,
+        )
+    with clock("assemble"):
+        result = assemble(photos, predicted, priors)
+    if job.refine != "none":
+        with clock("refine"):
+            options = RefineOptions(mode=job.refine, preset=job.preset, threads=cpu_count(), seed=job.seed)
+            result = refine(result, photos, priors, options, on_progress)
+    provenance = {
+        "name": model.spec.name,
+        "weights": None if model.weights_path is None else model.weights_path.name,
+        "weights_sha256": model.weights_sha256,
+        "licence": model.licence,
+    }
+    return dataclasses.replace(
+        result,
+        verdicts=(*result.verdicts, *photo_set.dropped),
+        provenance={**provenance, **result.provenance},
+    )
+
+
+def _write(
+    job: SceneJob,
+    photo_set: PhotoSet,
+    reconstruction: Reconstruction,
+    staging: Path,
+    clock: _Clock,
+    on_progress: Progress | None,
+) -> dict[str, Any]:
+    from flarecli.export import write_formats
+    from flarecli.export.archive import save_scene
+    from flarecli.export.manifest import build_manifest, write_manifest
+    from flarecli.export.verify import verify_scene
+
+    with clock("images"):
+        reconstruction = _with_points(photo_set, reconstruction, staging, on_progress)
+    with clock("export"):
+        save_scene(reconstruction, staging)
+        written = write_formats(reconstruction, staging, _formats(job), on_progress)
+    exports = {name: [path.relative_to(staging).as_posix() for path in paths] for name, paths in written.files.items()}
+    options = {**_as_json(job), "input": photo_set.fingerprint()}
+
+    def manifest() -> dict[str, Any]:
+        return build_manifest(
+            reconstruction,
+            staging,
+            options=options,
+            timings_s=clock.seconds,
+            exports=exports,
+            warnings=written.warnings,
+        )
+
+    write_manifest(staging, manifest())
+    with clock("verify"):
+        verify_scene(staging)
+    final = manifest()  # again, with the time that verification took
+    write_manifest(staging, final)
+    return final
+
+
+def _with_points(
+    photo_set: PhotoSet, reconstruction: Reconstruction, staging: Path, on_progress: Progress | None
+) -> Reconstruction:
+    """Write the upright photos, and colour the dense points from them."""
+    import numpy as np
+    from PIL import Image
+
+    from flarecli.images.writing import write_mask, write_upright
+    from flarecli.reconstruct.assemble import dense_points
+
+    cameras = reconstruction.cameras
+    assert cameras.k1 is not None
+    photos, rgb_of = photo_set.photos, []
+    for index, photo in enumerate(photos):
+        lens = {"K": cameras.K[index], "k1": float(cameras.k1[index])}
+        path = write_upright(photo, staging / "images", **lens)
+        write_mask(photo, staging / "masks", **lens)
+        with Image.open(path) as picture:
+            rgb_of.append(np.asarray(picture.convert("RGB")))
+        if on_progress:
+            on_progress("images", index + 1, len(photos))
+    status = {verdict.name: verdict.status for verdict in reconstruction.verdicts}
+    verified = np.array([status[photo.name] == "verified" for photo in photos])
+    # Depth of unverified photos hangs loosely in the scene; it only counts where there is nothing better.
+    keep = verified if verified.any() else np.ones(len(photos), bool)
+    return dataclasses.replace(reconstruction, points=dense_points(reconstruction, rgb_of, keep))
+
+
+def _formats(job: SceneJob) -> list[str]:
+    names = ["mesh-poisson" if name == "mesh" and job.mesh == "poisson" else name for name in job.exports]
+    if job.depth_exr and "depth-exr" not in names:
+        names.append("depth-exr")
+    if job.colmap_text and "colmap-text" not in names:
+        names.append("colmap-text")
+    return names
+
+
+def _as_json(job: SceneJob) -> dict[str, Any]:
+    """Options that decide the result, as JSON values."""
+    values = dataclasses.asdict(job)
+    for name in ("output", "overwrite", "resume"):
+        del values[name]
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _finished(job: SceneJob) -> dict[str, Any] | None:
+    """The manifest of an existing output that was made with the same options."""
+    from flarecli.export.manifest import MANIFEST_NAME, read_manifest
+
+    if not (job.output / MANIFEST_NAME).is_file():
+        return None
+    try:
+        manifest = read_manifest(job.output)
+    except InputError:
+        return None  # not readable as ours: it will be refused or replaced by the rules for outputs
+    options = {name: value for name, value in manifest.get("options", {}).items() if name != "input"}
+    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in _as_json(job).items()}
+    return manifest if options == wanted else None
+
+
+def _exit_code(job: SceneJob, manifest: dict[str, Any]) -> int:
+    """0, or 6 where fewer photos than asked for have a verified camera."""
+    photos = manifest["photos"]
+    verified = sum(photo["status"] == "verified" for photo in photos)
+    good = verified if job.refine != "none" else sum(photo["status"] != "dropped" for photo in photos)
+    enough = good >= job.min_registered * len(photos)
+    return 0 if enough else PartialResult.exit_code

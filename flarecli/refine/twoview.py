@@ -99,8 +99,8 @@ def focal_profile(
 ) -> FocalProfile | None:
     """Profile of the relative-pose cost of one pair over ``FOCAL_GRID``.
 
-    Both photos are taken to have the same focal length relative to their long side. Robust estimation runs at four focal
-    lengths; from each answer the pose is followed over the grid in both directions by non-linear refinement.
+    Both photos are taken to have the same focal length relative to their long side. Robust estimation runs at four
+    focal lengths; from each answer the pose is followed over the grid in both directions by non-linear refinement.
 
     Args:
         centred_a: matched pixels of the first photo relative to its principal point.

@@ -1,0 +1,131 @@
+"""Prior knowledge about cameras from EXIF, options and files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from flarecli.errors import InputError
+from flarecli.geometry.projection import intrinsics
+from flarecli.images.loading import Photo
+from flarecli.scene.cameras import Cameras
+from flarecli.scene.priors import Priors
+
+SharedCamera = Literal["auto", "none", "folder", "all"]
+
+DEFAULT_FOCAL = 0.9
+"""Focal length over long side when nothing is known: about 32 mm on 35 mm film, between phones and standard zooms."""
+
+DEFAULT_SIGMA = 0.35
+_EXIF_SIGMA = 0.08  # EXIF rounds the focal length, and small crops go unrecorded
+_DIAGONAL_35MM = float(np.hypot(36.0, 24.0))
+
+
+def collect_priors(
+    photos: Sequence[Photo], *, intrinsics_from: str | None, poses: Path | None, shared: SharedCamera
+) -> Priors:
+    """Everything known about the cameras of these photos.
+
+    Args:
+        photos: in order.
+        intrinsics_from: a COLMAP model or transforms.json with known intrinsics, "35mm=28" for a known equivalent
+            focal length, "exif" to hold EXIF focal lengths fixed, or None to use EXIF as a guess.
+        poses: a COLMAP model or transforms.json with known poses, or None.
+        shared: which photos share one camera.
+
+    Raises:
+        InputError: a file can't be read or does not name every photo.
+    """
+    sizes = np.array([photo.size_hw for photo in photos])
+    K = np.stack([_guess(photo) for photo in photos])
+    sigma = np.array([_EXIF_SIGMA if photo.exif_focal_px else DEFAULT_SIGMA for photo in photos])
+    k1 = np.zeros(len(photos))
+    if intrinsics_from == "exif":
+        missing = [photo.name for photo in photos if not photo.exif_focal_px]
+        if missing:
+            raise InputError(f"{missing[0]} has no EXIF focal length", "leave out --intrinsics exif, or use 35mm=...")
+        sigma[:] = 0
+    elif intrinsics_from is not None and (match := re.fullmatch(r"35mm=([0-9.]+)", intrinsics_from)):
+        diagonal = np.hypot(sizes[:, 0], sizes[:, 1])
+        focal = float(match[1]) / _DIAGONAL_35MM * diagonal
+        K = np.stack([intrinsics(float(f), (int(h), int(w))) for f, (h, w) in zip(focal, sizes, strict=True)])
+        sigma[:] = 0
+    elif intrinsics_from is not None:
+        known = _read(Path(intrinsics_from), photos, "intrinsics")
+        assert known.k1 is not None
+        K, k1 = known.K.copy(), known.k1.copy()
+        sigma[:] = 0
+    c2w = None if poses is None else _read(poses, photos, "poses").c2w
+    if poses is not None and intrinsics_from is None:
+        # A file with poses knows the intrinsics too, and poses are only right together with them.
+        known = _read(poses, photos, "poses")
+        assert known.k1 is not None
+        K, k1, sigma = known.K.copy(), known.k1.copy(), np.zeros(len(photos))
+    return Priors(_groups(photos, K, k1, sigma, shared), sizes, K, sigma, k1, c2w)
+
+
+def _guess(photo: Photo) -> np.ndarray:
+    return intrinsics(photo.exif_focal_px or DEFAULT_FOCAL * max(photo.size_hw), photo.size_hw)
+
+
+def _groups(
+    photos: Sequence[Photo], K: np.ndarray, k1: np.ndarray, sigma: np.ndarray, shared: SharedCamera
+) -> np.ndarray:
+    keys: list[tuple[object, ...]] = []
+    for index, photo in enumerate(photos):
+        known = (round(float(K[index, 0, 0]), 3), float(k1[index])) if sigma[index] == 0 else ()
+        if shared == "none":
+            keys.append((index,))
+        elif shared == "folder":
+            keys.append((str(PurePosixPath(photo.name).parent), photo.size_hw, *known))
+        elif shared == "all":
+            keys.append((photo.size_hw, *known))
+        else:
+            keys.append((photo.size_hw, photo.camera_id, round(photo.exif_focal_px or 0.0, 1), *known))
+    order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([order[key] for key in keys])
+
+
+def _read(path: Path, photos: Sequence[Photo], what: str) -> Cameras:
+    names, cameras = read_camera_file(path)
+    rows = []
+    for photo in photos:
+        row = _find(photo.name, names)
+        if row is None:
+            raise InputError(f"{path} has no {what} for {photo.name}", "every photo needs an entry of the same name")
+        if tuple(cameras.size_hw[row]) != photo.size_hw:
+            raise InputError(
+                f"{path}: {photo.name} is {cameras.size_hw[row][1]}x{cameras.size_hw[row][0]} there, "
+                f"but the upright photo is {photo.size_hw[1]}x{photo.size_hw[0]}",
+                "give cameras in the pixels of the upright photos",
+            )
+        rows.append(row)
+    return cameras.subset(rows)
+
+
+def read_camera_file(path: Path) -> tuple[tuple[str, ...], Cameras]:
+    """Names and cameras of a COLMAP model folder or a transforms.json.
+
+    Raises:
+        InputError: neither, or damaged.
+    """
+    from flarecli.export.colmap_read import read_colmap
+    from flarecli.export.transforms_json import read_transforms
+
+    if not path.exists():
+        raise InputError(f"{path} does not exist", "give a COLMAP model folder or a transforms.json")
+    if path.is_dir():
+        model = read_colmap(path)
+        return tuple(model.names), model.cameras
+    return read_transforms(path)
+
+
+def _find(name: str, names: Sequence[str]) -> int | None:
+    if name in names:
+        return list(names).index(name)
+    base = [index for index, other in enumerate(names) if PurePosixPath(other).name == PurePosixPath(name).name]
+    return base[0] if len(base) == 1 else None

@@ -1,0 +1,193 @@
+"""Verification and refinement of a network's reconstruction: the entry point of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pycolmap
+
+from flarecli.geometry.projection import map_intrinsics
+from flarecli.geometry.transforms import Sim3, align_cameras
+from flarecli.images.loading import Photo
+from flarecli.refine.bundle import reprojection_px, tracks_from_model
+from flarecli.refine.candidate import Candidate, Pair
+from flarecli.refine.depth import align_depth
+from flarecli.refine.features import extract_features
+from flarecli.refine.lens import Lenses
+from flarecli.refine.solve import Solution, SolveOptions, solve
+from flarecli.scene.cameras import Cameras
+from flarecli.scene.priors import Priors
+from flarecli.scene.reconstruction import DepthMap, PhotoVerdict, PointCloud, Reconstruction, Tracks
+
+_NETWORK_SIGMA = 0.5  # of the logarithm of the network's focal length
+_EXHAUSTIVE = 40
+_NEIGHBOURS = 20
+
+MAX_FEATURES = {"fast": 2048, "balanced": 8192, "best": 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class RefineOptions:
+    """How to refine.
+
+    Attributes:
+        mode: "auto" also solves the view graph from the matches; "ba" only adjusts the network's cameras.
+        preset: fast, balanced or best.
+        threads: threads to use.
+        seed: random seed.
+    """
+
+    mode: Literal["auto", "ba"] = "auto"
+    preset: Literal["fast", "balanced", "best"] = "balanced"
+    threads: int = 2
+    seed: int = 0
+
+
+def refine(
+    initial: Reconstruction,
+    photos: Sequence[Photo],
+    priors: Priors,
+    options: RefineOptions,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Reconstruction:
+    """Check predicted cameras against photo matches and replace them by better-supported ones.
+
+    Photos that the matches do not reach keep the network's camera, moved into the common world. Nothing of the initial
+    reconstruction is lost where the matches support nothing.
+
+    Args:
+        initial: what the network made; one camera and depth map per photo.
+        photos: the same photos.
+        priors: known intrinsics and poses.
+        options: how hard to try.
+        on_progress: told about "features", "matching" and "adjusting".
+    """
+    # Its log lines say nothing to a user of this program; what matters comes back as values and exceptions.
+    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    features = extract_features(
+        photos, max_features=MAX_FEATURES[options.preset], threads=options.threads, on_progress=on_progress
+    )
+    lenses = _lenses(priors, initial.cameras)
+    network = Candidate("network", np.array(initial.cameras.c2w), np.ones(len(photos), bool), lenses)
+    settings = SolveOptions(
+        mode=options.mode,
+        fixed_poses=priors.c2w is not None,
+        thorough=options.preset == "best",
+        threads=options.threads,
+        seed=options.seed,
+    )
+    solution = solve(features, lenses, choose_pairs(initial), network, settings, on_progress)
+    return _apply(initial, photos, priors, solution)
+
+
+def choose_pairs(initial: Reconstruction) -> list[Pair]:
+    """Pairs worth matching: all of a small set; else the nearest in viewpoint and the neighbours in order."""
+    count = len(initial)
+    if count <= _EXHAUSTIVE:
+        return list(combinations(range(count), 2))
+    centers, forward = initial.cameras.centers, initial.cameras.c2w[:, :3, 2]
+    spread = float(np.median(np.linalg.norm(centers - np.median(centers, 0), axis=1))) or 1.0
+    distance = np.linalg.norm(centers[:, None] - centers[None], axis=2) / spread + 2 * (1 - forward @ forward.T)
+    pairs = {(a, b) for a in range(count) for b in range(a + 1, min(a + 1 + _NEIGHBOURS // 2, count))}
+    for a in range(count):
+        for b in np.argsort(distance[a])[1 : _NEIGHBOURS + 1].tolist():
+            pairs.add((min(a, b), max(a, b)))
+    return sorted(pairs)
+
+
+def _lenses(priors: Priors, cameras: Cameras) -> Lenses:
+    """One lens per group; without EXIF its focal length is a guess that the network's answer draws towards itself."""
+    groups = np.unique(priors.group)
+    first = np.array([int(np.flatnonzero(priors.group == group)[0]) for group in groups])
+    K, sigma = priors.K[first].copy(), priors.sigma[first].copy()
+    index = np.searchsorted(groups, priors.group)
+    for row, (photo, spread) in enumerate(zip(first, sigma, strict=True)):
+        if spread > 0:
+            weight = spread**2 / (spread**2 + _NETWORK_SIGMA**2)
+            focal = K[row, 0, 0] ** (1 - weight) * cameras.K[photo, 0, 0] ** weight
+            K[row, 0, 0] = K[row, 1, 1] = focal
+            sigma[row] = spread * np.sqrt(1 - weight)
+    return Lenses(index, priors.size_hw[first], K, priors.k1[first].copy(), sigma)
+
+
+def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, solution: Solution) -> Reconstruction:
+    best, adjusted = solution.candidate, solution.adjusted
+    count = len(photos)
+    if not best.posed.any():
+        return replace(initial, verdicts=_verdicts(photos, solution, np.full(count, np.nan), np.zeros(count, int)))
+    K, k1 = best.lenses.K[best.lenses.group], best.lenses.k1[best.lenses.group]
+    cameras = Cameras(best.c2w, K, priors.size_hw, k1)
+    if adjusted is not None:
+        seen = {image.image_id - 1 for image in adjusted.model.images.values() if image.num_points3D}
+        rgb_of = {photo: photos[photo].rgb() for photo in seen}
+        tracks = tracks_from_model(adjusted.model, best, rgb_of)
+        errors, observations = reprojection_px(adjusted.model, count), adjusted.observations
+    else:
+        tracks, errors, observations = initial.tracks, np.full(count, np.nan), np.zeros(count, int)
+    sim = _world(cameras, initial, priors)
+    cameras = cameras.transformed(sim)
+    tracks = replace(tracks, xyz=sim.apply(tracks.xyz))
+    depth_maps = tuple(
+        None if depth_map is None else _refined_depth(depth_map, view, initial.cameras, cameras, tracks)
+        for view, depth_map in enumerate(initial.depth_maps)
+    )
+    verdicts = _verdicts(photos, solution, errors, observations)
+    return replace(
+        initial,
+        cameras=cameras,
+        tracks=tracks,
+        depth_maps=depth_maps,
+        verdicts=verdicts,
+        confidence=_confidence(verdicts, tracks),
+        points=PointCloud(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros((0, 2))),
+        provenance={**initial.provenance, "refinement": {"origin": best.origin, "support": solution.scores}},
+    )
+
+
+def _world(cameras: Cameras, initial: Reconstruction, priors: Priors) -> Sim3:
+    """Move into the frame of the first photo, in the unit of the network's scene; known poses stay where they are."""
+    if priors.c2w is not None:
+        return Sim3.identity()
+    try:
+        scale = align_cameras(cameras.c2w, initial.cameras.c2w).scale
+    except ValueError:
+        scale = 1.0
+    rotation, center = cameras.c2w[0, :3, :3], cameras.c2w[0, :3, 3]
+    return Sim3(scale, rotation.T, -scale * rotation.T @ center)
+
+
+def _refined_depth(depth_map: DepthMap, view: int, old: Cameras, new: Cameras, tracks: Tracks) -> DepthMap:
+    map_from_photo = depth_map.K @ np.linalg.inv(old.K[view])
+    moved = DepthMap(depth_map.depth, depth_map.confidence, map_intrinsics(new.K[view], map_from_photo))
+    return align_depth(moved, view, new, tracks)
+
+
+def _verdicts(
+    photos: Sequence[Photo], solution: Solution, errors: np.ndarray, observations: np.ndarray
+) -> tuple[PhotoVerdict, ...]:
+    out = []
+    for index, photo in enumerate(photos):
+        error = None if np.isnan(errors[index]) else float(errors[index])
+        if solution.verified[index]:
+            out.append(PhotoVerdict(photo.name, "verified", "", int(observations[index]), error))
+        else:
+            reason = "too few matches with other photos agree on a camera"
+            out.append(PhotoVerdict(photo.name, "network-only", reason, int(observations[index]), error))
+    return tuple(out)
+
+
+def _confidence(verdicts: Sequence[PhotoVerdict], tracks: Tracks) -> float:
+    """Share of photos that matches verify, weighed by how many sparse points each sees and how well they fit."""
+    values = []
+    for verdict in verdicts:
+        enough = min(verdict.inliers / 100.0, 1.0) if verdict.status == "verified" else 0.0
+        sharp = 1.0 if verdict.reprojection_px is None else float(np.exp(-max(verdict.reprojection_px - 1.0, 0.0)))
+        values.append(enough * sharp)
+    lengths = np.bincount(tracks.point_index) if len(tracks) else np.zeros(1)
+    # Two-view points alone leave scale and focal length loosely tied.
+    chained = 1.0 if float((lengths >= 3).mean()) > 0.1 or len(verdicts) == 2 else 0.7
+    return float(np.mean(values)) * chained
