@@ -42,6 +42,7 @@ def extract_features(
     *,
     max_features: int,
     threads: int,
+    affine: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Features]:
     """SIFT of every photo, keypoints on masked-out pixels removed.
@@ -50,11 +51,13 @@ def extract_features(
         photos: what to extract from.
         max_features: strongest features to keep per photo.
         threads: photos worked on at once.
+        affine: estimate the affine shape and pool over scales: several times slower, but matches across wider angles.
         on_progress: told ("features", done, total).
     """
     options = pycolmap.FeatureExtractionOptions()
     options.num_threads = 1
     options.sift.max_num_features = max_features
+    options.sift.estimate_affine_shape = options.sift.domain_size_pooling = affine
     extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
     done = 0
 

@@ -24,6 +24,9 @@ from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import DepthMap, PhotoVerdict, PointCloud, Reconstruction, Tracks
 
 _NETWORK_SIGMA = 0.5  # of the logarithm of the network's focal length
+_FEW = 6
+_FEW_BEST = 24
+# Up to this many photos, features that follow slanted surfaces are worth their time where plain ones do not convince.
 _EXHAUSTIVE = 40
 _NEIGHBOURS = 20
 
@@ -80,7 +83,19 @@ def refine(
         threads=options.threads,
         seed=options.seed,
     )
-    solution = solve(features, lenses, choose_pairs(initial), network, settings, on_progress)
+    pairs = choose_pairs(initial)
+    solution = solve(features, lenses, pairs, [network], settings, on_progress)
+    few = len(photos) <= (_FEW_BEST if options.preset == "best" else _FEW)
+    if few and not solution.convincing and options.preset != "fast" and options.mode == "auto":
+        features = extract_features(
+            photos,
+            max_features=MAX_FEATURES[options.preset],
+            threads=options.threads,
+            affine=True,
+            on_progress=on_progress,
+        )
+        earlier = replace(solution.candidate, origin="plain-features")
+        solution = solve(features, lenses, pairs, [network, earlier], settings, on_progress)
     return _apply(initial, photos, priors, solution)
 
 

@@ -30,6 +30,8 @@ _PROFILE_PAIRS = 12
 _FEW_PHOTOS = 12
 _MIN_SUPPORT = 12
 _KEEP = 0.98  # an adjustment may cost this little support: it trades a few border matches for accuracy
+_EXPLAINED = 0.7  # of the pairwise support must agree with every photo for a candidate to convince
+_CONTRADICTED = 0.5  # less than this, and the photo is put in anew
 _COLMAP_FOCAL = 1.2  # COLMAP's guess; a second, independent start where the first does not convince
 
 
@@ -61,6 +63,7 @@ class Solution:
         adjusted: bundle-adjusted model behind it, or None where nothing could be triangulated.
         support: agreeing matches per photo.
         verified: photos whose camera the matches support.
+        convincing: every photo is well supported and contradicts nothing; trying harder would gain nothing.
         graph: features and matches.
         scores: total support of every way that was tried.
     """
@@ -69,6 +72,7 @@ class Solution:
     adjusted: Adjusted | None
     support: np.ndarray
     verified: np.ndarray
+    convincing: bool
     graph: MatchGraph
     scores: dict[str, float]
 
@@ -77,7 +81,7 @@ def solve(
     features: Sequence[Features],
     lenses: Lenses,
     pairs: Sequence[Pair],
-    network: Candidate | None,
+    proposals: Sequence[Candidate],
     options: SolveOptions,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Solution:
@@ -87,7 +91,8 @@ def solve(
         features: per photo.
         lenses: prior intrinsics.
         pairs: pairs of photos to match.
-        network: the network's cameras, or None.
+        proposals: cameras from elsewhere: the network's, or those of an earlier attempt. The first one also serves
+            photos that no match reaches.
         options: how hard to try.
         on_progress: told about the stages "matching" and "adjusting".
     """
@@ -100,7 +105,11 @@ def solve(
         graph = MatchGraph(features, match_pairs(database, pairs, options.threads))
         report("matching", len(pairs), len(pairs))
         solver = _Solver(graph, lenses, database, folder, options)
-        return solver.run(network, report)
+        return solver.run(proposals, report)
+
+
+Tried = tuple[float, Candidate, Adjusted | None]
+"""Score, cameras, and the adjusted model where adjustment was kept."""
 
 
 class _Solver:
@@ -111,29 +120,29 @@ class _Solver:
         self.count = len(lenses.group)
         self.scores: dict[str, float] = {}
 
-    def run(self, network: Candidate | None, report: Callable[[str, int, int], None]) -> Solution:
+    def run(self, proposals: Sequence[Candidate], report: Callable[[str, int, int], None]) -> Solution:
         lenses = calibrate(self.graph, self.prior, self.options.seed)
         poses = relative_poses(self.graph, lenses, min_support=_MIN_SUPPORT, seed=self.options.seed)
-        tried: list[tuple[float, Candidate, Adjusted | None]] = []
-        for done, candidate in enumerate(self._candidates(lenses, poses, network)):
+        tried: list[Tried] = []
+        for done, candidate in enumerate(self._candidates(lenses, poses, proposals)):
             report("adjusting", done, 0)
-            tried.append(self._completed(self._judge(candidate)))
-            if not self.options.thorough and self._convincing(tried[-1]):
+            tried.append(self._completed(self._judge(candidate), poses))
+            if not self.options.thorough and self._convincing(tried[-1], poses):
                 break
         if not tried:
             empty = Candidate("none", np.tile(np.eye(4), (self.count, 1, 1)), np.zeros(self.count, bool), lenses)
             tried.append((0.0, empty, None))
-        _, best, adjusted = max(tried, key=lambda entry: entry[0])
+        chosen = max(tried, key=lambda entry: entry[0])
         report("adjusting", 1, 1)
-        return self._solution(best, adjusted, network)
+        return self._solution(chosen, poses, proposals)
 
     def _candidates(
-        self, lenses: Lenses, poses: Mapping[Pair, RelativePose], network: Candidate | None
+        self, lenses: Lenses, poses: Mapping[Pair, RelativePose], proposals: Sequence[Candidate]
     ) -> Iterator[Candidate]:
         """Ways to get cameras, best first; lazily, so that later ones cost nothing when an earlier one convinces."""
         options = self.options
-        if network is not None and (options.mode == "ba" or options.fixed_poses):
-            yield network
+        if proposals and (options.mode == "ba" or options.fixed_poses):
+            yield proposals[0]
             return
         if self.count > 2 and poses:
             update_cameras(self.database, lenses, trust_focal=True)
@@ -157,10 +166,12 @@ class _Solver:
         chain = chain_candidate(self.graph, poses, lenses)
         if chain is not None:
             yield chain
-        if network is not None:
-            yield replace(network, lenses=lenses)
+        for proposal in proposals:
+            yield proposal
+            if proposal.origin == "network":  # its poses may be better than its focal length
+                yield replace(proposal, lenses=lenses)
 
-    def _judge(self, candidate: Candidate) -> tuple[float, Candidate, Adjusted | None]:
+    def _judge(self, candidate: Candidate) -> Tried:
         before = self._score(candidate)
         # pycolmap's adjustment writes its own verified pairs; the mappers above read theirs before
         adjusted = adjust(self.graph, candidate, self.database, self.folder, self._bundle_options(candidate))
@@ -188,29 +199,51 @@ class _Solver:
         drift = np.log(candidate.lenses.K[free, 0, 0] / self.prior.K[free, 0, 0]) / self.prior.sigma[free]
         return score - 0.5 * float((drift**2).sum())
 
-    def _convincing(self, entry: tuple[float, Candidate, Adjusted | None]) -> bool:
+    def _convincing(self, entry: Tried, poses: Mapping[Pair, RelativePose]) -> bool:
         _, candidate, adjusted = entry
         if adjusted is None or candidate.posed.sum() < self.count:
             return False
-        return bool(adjusted.observations.min() >= 5 * MIN_OBSERVATIONS and adjusted.error_px < 1.5)
+        if adjusted.observations.min() < 5 * MIN_OBSERVATIONS or adjusted.error_px > 1.5:
+            return False
+        return bool(self._explained(candidate, poses).min() >= _EXPLAINED)
 
-    def _completed(self, entry: tuple[float, Candidate, Adjusted | None]) -> tuple[float, Candidate, Adjusted | None]:
-        """Add photos that pairwise poses, under the focal length of this candidate, connect to it."""
+    def _explained(self, candidate: Candidate, poses: Mapping[Pair, RelativePose]) -> np.ndarray:
+        """Of the matches that support each photo's pairwise poses, the share that the candidate agrees with.
+
+        A photo put in a wrong place by repeated structure fits some neighbours but contradicts others.
+        """
+        agreeing, possible = np.zeros(self.count), np.zeros(self.count)
+        for pair, good in pair_inliers(self.graph, candidate).items():
+            if pair in poses and poses[pair].support >= 2 * _MIN_SUPPORT:
+                for photo in pair:
+                    possible[photo] += poses[pair].support
+                    agreeing[photo] += min(float(good.sum()), poses[pair].support)
+        return np.where(possible > 0, agreeing / np.maximum(possible, 1), 1.0)
+
+    def _completed(self, entry: Tried, known: Mapping[Pair, RelativePose]) -> Tried:
+        """Take out photos that contradict their pairs, and add all that pairwise poses connect to the others."""
         _, candidate, adjusted = entry
-        if candidate.posed.all() or not candidate.posed.any() or self.options.fixed_poses:
+        if not candidate.posed.any() or self.options.fixed_poses or self.options.mode == "ba":
             return entry
+        sound = candidate.posed & (self._explained(candidate, known) >= _CONTRADICTED)
+        if sound.all():
+            return entry
+        if sound.sum() >= 2:
+            candidate = replace(candidate, posed=sound)
         poses = relative_poses(self.graph, candidate.lenses, min_support=_MIN_SUPPORT, seed=self.options.seed)
         grown = grow(self.graph, poses, candidate, {} if adjusted is None else _depths(adjusted))
-        if grown.posed.sum() == candidate.posed.sum():
+        if not (grown.posed & ~candidate.posed).any():
             return entry
         return max(entry, self._judge(grown), key=lambda each: each[0])
 
-    def _solution(self, best: Candidate, adjusted: Adjusted | None, network: Candidate | None) -> Solution:
+    def _solution(self, chosen: Tried, poses: Mapping[Pair, RelativePose], proposals: Sequence[Candidate]) -> Solution:
+        _, best, adjusted = chosen
         strength = support(pair_inliers(self.graph, best), self.count)
         verified = best.posed & (strength >= 8)
-        if network is not None and not best.posed.all():
-            best = _fill_from_network(best, network)
-        return Solution(best, adjusted, strength, verified, self.graph, self.scores)
+        convincing = self._convincing(chosen, poses)
+        if proposals and not best.posed.all():
+            best = _fill_from_network(best, proposals[0])
+        return Solution(best, adjusted, strength, verified, convincing, self.graph, self.scores)
 
 
 def calibrate(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
