@@ -32,6 +32,7 @@ _MIN_SUPPORT = 12
 _KEEP = 0.98  # an adjustment may cost this little support: it trades a few border matches for accuracy
 _EXPLAINED = 0.7  # of the pairwise support must agree with every photo for a candidate to convince
 _CONTRADICTED = 0.5  # less than this, and the photo is put in anew
+_VERIFIED = 15  # points that a verified photo must see; COLMAP asks as many matches of a pair
 _COLMAP_FOCAL = 1.2  # COLMAP's guess; a second, independent start where the first does not convince
 
 
@@ -239,7 +240,8 @@ class _Solver:
     def _solution(self, chosen: Tried, poses: Mapping[Pair, RelativePose], proposals: Sequence[Candidate]) -> Solution:
         _, best, adjusted = chosen
         strength = support(pair_inliers(self.graph, best), self.count)
-        verified = best.posed & (strength >= 8)
+        seen = strength if adjusted is None else adjusted.observations
+        verified = best.posed & (seen >= _VERIFIED) & (self._explained(best, poses) >= _CONTRADICTED)
         convincing = self._convincing(chosen, poses)
         if proposals and not best.posed.all():
             best = _fill_from_network(best, proposals[0])
