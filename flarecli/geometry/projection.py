@@ -92,8 +92,8 @@ def focal_from_pointmap(
 ) -> float:
     """Focal length in pixels under which a camera-frame point map projects onto its own pixel grid.
 
-    Minimises the weighted L1 distance between pixels and projections by re-weighted least squares (Weiszfeld), which
-    ignores the minority of bad pixels that a plain mean would follow.
+    Minimises the weighted L1 distance between pixels and projections by re-weighted least squares (Weiszfeld) from the
+    median of every pixel's own answer, which ignores the minority of bad pixels that a plain mean would follow.
 
     Args:
         points_cam: camera-frame points, any unit.
@@ -114,9 +114,17 @@ def focal_from_pointmap(
         raise ValueError("the point map has too few usable points for a focal length")
     plane, pixel, w = cam[good, :2] / cam[good, 2:], pixel[good], w[good]
     dot_pp, dot_px = (plane**2).sum(1), (plane * pixel).sum(1)
-    focal = float((w * dot_px).sum() / max((w * dot_pp).sum(), 1e-12))
+    focal = _weighted_median(dot_px / np.maximum(dot_pp, 1e-12), w * np.linalg.norm(pixel, axis=1))
+    # A wild ray far outside of the image would outweigh all others in an L1 fit; its leverage ends at the corner.
+    w = w * np.minimum(1, np.linalg.norm(pixel, axis=1).max() / np.maximum(abs(focal) * np.sqrt(dot_pp), 1e-12))
     for _ in range(30):
         residual = np.linalg.norm(pixel - focal * plane, axis=1)
         robust = w / np.maximum(residual, 1e-3)
         focal = float((robust * dot_px).sum() / max((robust * dot_pp).sum(), 1e-12))
     return focal
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])

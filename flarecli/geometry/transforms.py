@@ -168,7 +168,7 @@ def align_cameras(source_c2w: Float[np.ndarray, "V 4 4"], target_c2w: Float[np.n
     if len(source) == 1:
         return Sim3(1.0, rotation, target[0] - source[0])
     s, t = source - source.mean(0), target - target.mean(0)
-    if not np.linalg.norm(s) > 0:
+    if not (np.linalg.norm(s) > 0 and np.linalg.norm(t) > 0):
         raise ValueError("the cameras share one centre; their scale is not determined")
     scale = float(np.sum(s * t) / np.sum(s * s))
     if scale <= 0:

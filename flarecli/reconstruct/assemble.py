@@ -32,7 +32,7 @@ def assemble(photos: Sequence[Photo], predicted: Predicted, priors: Priors) -> R
     ordered = [views[index] for index in range(len(photos))]
     c2w = np.stack([view.c2w for view in ordered])
     if priors.c2w is not None:
-        sim = align_cameras(c2w, priors.c2w) if _spread(priors.c2w) > 0 else Sim3.identity()
+        sim = _onto(c2w, priors.c2w)
         ordered = [_moved(view, sim) for view in ordered]
         c2w = np.array(priors.c2w)
     else:
@@ -87,8 +87,16 @@ def _joint(moving: Sequence[View], fixed: Sequence[View]) -> Sim3:
             error = np.linalg.norm(sim.apply(s) - t, axis=1)
             sim = umeyama(s, t, w / (1 + (error / max(np.median(error), 1e-12)) ** 2))
     except ValueError:
-        return align_cameras(np.stack([v.c2w for v in moving]), np.stack([v.c2w for v in fixed]))
+        return _onto(np.stack([v.c2w for v in moving]), np.stack([v.c2w for v in fixed]))
     return sim
+
+
+def _onto(source_c2w: np.ndarray, target_c2w: np.ndarray) -> Sim3:
+    """Similarity between the same cameras; where either set shares one centre, the unit stays as it is."""
+    try:
+        return align_cameras(source_c2w, target_c2w)
+    except ValueError:
+        return align_cameras(source_c2w[:1], target_c2w[:1])
 
 
 def _moved(view: View, sim: Sim3) -> View:
@@ -114,10 +122,6 @@ def _photo_intrinsics(views: Sequence[View], maps: np.ndarray, priors: Priors) -
             for index in members:
                 K[index] = intrinsics(typical, (int(priors.size_hw[index, 0]), int(priors.size_hw[index, 1])))
     return K
-
-
-def _spread(c2w: np.ndarray) -> float:
-    return float(np.linalg.norm(c2w[:, :3, 3] - c2w[:, :3, 3].mean(0)))
 
 
 def dense_points(reconstruction: Reconstruction, rgb_of: Sequence[np.ndarray], keep: np.ndarray) -> PointCloud:
