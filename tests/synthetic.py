@@ -189,6 +189,7 @@ def make_scene(
     depth_scale: float = 0.5,
     k1: float = 0.0,
     noise_px: float = 0.0,
+    with_images: bool = True,
 ) -> SyntheticScene:
     """An exact scene; the same arguments give the same scene.
 
@@ -201,6 +202,7 @@ def make_scene(
         depth_scale: depth maps have this fraction of the photo's size.
         k1: lens distortion of the photos; depth maps, tracks and points stay in ideal pixels.
         noise_px: standard deviation of Gaussian noise on the tracks' pixels, per axis.
+        with_images: render the photos; without, ``images`` is empty.
     """
     cameras = _arc_cameras(num_views, size_hw, arc_deg, k1)
     depth_maps = [_depth_map(cameras, view, depth_scale) for view in range(num_views)]
@@ -220,4 +222,5 @@ def make_scene(
         confidence=1.0,
         provenance={"model": "synthetic", "seed": seed},
     )
-    return SyntheticScene(reconstruction, [_render(cameras, view, seed) for view in range(num_views)])
+    views = range(num_views) if with_images else ()
+    return SyntheticScene(reconstruction, [_render(cameras, view, seed) for view in views])

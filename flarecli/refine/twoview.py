@@ -126,9 +126,9 @@ def focal_profile(
         index = start
         while 0 <= index < len(cost):
             focal = FOCAL_GRID[index]
-            pose, _ = poselib.refine_relative_pose(
-                a, b, pose, _camera(focal), _camera(focal), {"loss_type": "TRUNCATED", "loss_scale": 1.5 * threshold}
-            )
+            # Cauchy: one step along the grid can take every match beyond a truncated loss, which then stands still
+            options = {"loss_type": "CAUCHY", "loss_scale": threshold}
+            pose, _ = poselib.refine_relative_pose(a, b, pose, _camera(focal), _camera(focal), options)
             error = sampson_px(pose.R, pose.t, a / focal, b / focal, focal) / threshold
             value = _TRUNCATED_COST * float(np.minimum(error**2, 1).sum())
             if value >= cost[index] and index != start:

@@ -58,7 +58,7 @@ def test_projecting_and_mapping_pixels_commute(seed):
     rng = np.random.default_rng(seed)
     K = np.array([[90.0, 0, 31], [0, 80, 25], [0, 0, 1]])
     b_from_a = np.array([[rng.uniform(0.1, 3), 0, rng.normal()], [0, rng.uniform(0.1, 3), rng.normal()], [0, 0, 1]])
-    points = rng.normal(size=(10, 3)) + [0, 0, 6]
+    points = rng.normal(size=(10, 3)) + np.array([0, 0, 6])
     mapped = map_pixels(b_from_a, project(points, np.eye(4), K)[0])
     np.testing.assert_allclose(project(points, np.eye(4), map_intrinsics(K, b_from_a))[0], mapped, atol=1e-9)
 

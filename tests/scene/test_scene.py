@@ -13,8 +13,7 @@ from flarecli.scene.gaussians import Gaussians
 from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import DepthMap, PointCloud, Reconstruction, Tracks
 from flarecli.scene.views import Views
-
-from ..synthetic import make_gaussians
+from tests.synthetic import make_gaussians
 
 K = np.array([[100.0, 0, 32], [0, 100, 24], [0, 0, 1]])
 
