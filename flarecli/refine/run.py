@@ -11,7 +11,7 @@ import numpy as np
 import pycolmap
 
 from flarecli.geometry.projection import map_intrinsics
-from flarecli.geometry.transforms import Sim3, align_cameras
+from flarecli.geometry.transforms import Sim3
 from flarecli.images.loading import Photo
 from flarecli.refine.bundle import reprojection_px, tracks_from_model
 from flarecli.refine.candidate import Candidate, Pair
@@ -70,7 +70,7 @@ def refine(
         on_progress: told about "features", "matching" and "adjusting".
     """
     # Its log lines say nothing to a user of this program; what matters comes back as values and exceptions.
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     features = extract_features(
         photos, max_features=MAX_FEATURES[options.preset], threads=options.threads, on_progress=on_progress
     )
@@ -167,10 +167,9 @@ def _world(cameras: Cameras, initial: Reconstruction, priors: Priors) -> Sim3:
     """Move into the frame of the first photo, in the unit of the network's scene; known poses stay where they are."""
     if priors.c2w is not None:
         return Sim3.identity()
-    try:
-        scale = align_cameras(cameras.c2w, initial.cameras.c2w).scale
-    except ValueError:
-        scale = 1.0
+    spread, wanted = (float(np.linalg.norm(each.centers - each.centers.mean(0))) for each in (cameras, initial.cameras))
+    # By size alone: the best fit of a scale shrinks the scene the more the worse the network's positions are.
+    scale = wanted / spread if spread > 0 and wanted > 0 else 1.0
     rotation, center = cameras.c2w[0, :3, :3], cameras.c2w[0, :3, 3]
     return Sim3(scale, rotation.T, -scale * rotation.T @ center)
 

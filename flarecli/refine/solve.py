@@ -29,6 +29,7 @@ from flarecli.refine.twoview import FocalProfile, RelativePose, focal_profile, r
 _PROFILE_PAIRS = 12
 _FEW_PHOTOS = 12
 _MIN_SUPPORT = 12
+_PARALLAX = 0.5  # degrees; the same as triangulation asks for
 _KEEP = 0.98  # an adjustment may cost this little support: it trades a few border matches for accuracy
 _EXPLAINED = 0.7  # of the pairwise support must agree with every photo for a candidate to convince
 _CONTRADICTED = 0.5  # less than this, and the photo is put in anew
@@ -239,8 +240,11 @@ class _Solver:
 
     def _solution(self, chosen: Tried, poses: Mapping[Pair, RelativePose], proposals: Sequence[Candidate]) -> Solution:
         _, best, adjusted = chosen
-        strength = support(pair_inliers(self.graph, best), self.count)
-        seen = strength if adjusted is None else adjusted.observations
+        inliers = pair_inliers(self.graph, best)
+        strength = support(inliers, self.count)
+        # Matches without parallax fix where photos look, not where they are; that is not enough to be called verified
+        wide = {pair: good for pair, good in inliers.items() if pair in poses and poses[pair].parallax_deg > _PARALLAX}
+        seen = support(wide, self.count) if adjusted is None else adjusted.observations
         verified = best.posed & (seen >= _VERIFIED) & (self._explained(best, poses) >= _CONTRADICTED)
         convincing = self._convincing(chosen, poses)
         if proposals and not best.posed.all():
