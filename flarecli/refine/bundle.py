@@ -188,51 +188,76 @@ def _observations(model: pycolmap.Reconstruction, count: int) -> np.ndarray:
 
 def reprojection_px(model: pycolmap.Reconstruction, count: int) -> np.ndarray:
     """Median reprojection error of every photo in pixels; NaN for photos without points."""
-    errors: dict[int, list[float]] = {}
-    for point in model.points3D.values():
-        for element in point.track.elements:
-            image = model.image(element.image_id)
-            projected = image.project_point(point.xyz)
-            if projected is not None:
-                distance = float(np.linalg.norm(projected - image.points2D[element.point2D_idx].xy))
-                errors.setdefault(element.image_id - 1, []).append(distance)
-    return np.array([np.median(errors[i]) if i in errors else np.nan for i in range(count)])
+    seen = _Observations.of(model)
+    out = np.full(count, np.nan)
+    for image in model.images.values():
+        photo = image.image_id - 1
+        chosen = np.flatnonzero(seen.photo == photo)
+        if not image.has_pose or not len(chosen):
+            continue
+        pose, camera = image.cam_from_world().matrix(), image.camera
+        local = seen.xyz[seen.point[chosen]] @ pose[:, :3].T + pose[:, 3]
+        front = local[:, 2] > 0
+        if front.any():
+            projected = np.asarray(camera.img_from_cam(local[front]))
+            out[photo] = np.median(np.linalg.norm(projected - seen.pixel[chosen[front]], axis=1))
+    return out
 
 
 def tracks_from_model(model: pycolmap.Reconstruction, candidate: Candidate, rgb_of: dict[int, np.ndarray]) -> Tracks:
     """Sparse points with their observations in ideal pixels, indexed by photo number.
+
+    A point that two features of one photo claim keeps the first of them; points left with one photo are dropped.
 
     Args:
         model: adjusted model, image i + 1 is photo i.
         candidate: cameras that go with it.
         rgb_of: photo pixels (H, W, 3) per photo, for colours.
     """
-    xyz, rgb, point_index, view_index, pixel = [], [], [], [], []
-    for point in model.points3D.values():
-        elements = [e for e in point.track.elements if model.image(e.image_id).has_pose]
-        if len({e.image_id for e in elements}) < 2:
-            continue
-        seen: set[int] = set()
-        for element in elements:
-            photo = element.image_id - 1
-            if photo in seen:
-                continue
-            if not seen:
-                rgb.append(_colour(rgb_of[photo], model.image(element.image_id).points2D[element.point2D_idx].xy))
-            seen.add(photo)
-            point_index.append(len(xyz))
-            view_index.append(photo)
-            pixel.append(model.image(element.image_id).points2D[element.point2D_idx].xy)
-        xyz.append(point.xyz)
-    views, pixels = np.array(view_index, np.int64), np.array(pixel).reshape(-1, 2)
+    seen = _Observations.of(model)
+    first = np.unique(np.stack([seen.point, seen.photo]), axis=1, return_index=True)[1]
+    first = np.sort(first[candidate.posed[seen.photo[first]]])
+    lengths = np.bincount(seen.point[first], minlength=len(seen.xyz))
+    chosen = first[lengths[seen.point[first]] >= 2]
+    kept, index = np.unique(seen.point[chosen], return_inverse=True)
+    views, pixels = seen.photo[chosen], seen.pixel[chosen]
+    leading = np.unique(index, return_index=True)[1]
+    rgb = np.zeros((len(kept), 3), np.uint8)
+    for photo in np.unique(views[leading]).tolist():
+        points = np.flatnonzero(views[leading] == photo)
+        rgb[points] = _colours(rgb_of[photo], pixels[leading[points]])
     for photo in np.unique(views):
         group = candidate.lenses.group[photo]
-        chosen = views == photo
-        pixels[chosen] = ideal_pixels(candidate.lenses.K[group], float(candidate.lenses.k1[group]), pixels[chosen])
-    points = np.array(xyz).reshape(-1, 3)
-    index = np.array(point_index, np.int64)
+        of = views == photo
+        pixels[of] = ideal_pixels(candidate.lenses.K[group], float(candidate.lenses.k1[group]), pixels[of])
+    points = seen.xyz[kept]
     error = _track_errors(points, index, views, pixels, candidate)
-    return Tracks(points, np.array(rgb, np.uint8).reshape(-1, 3), error, index, views, pixels)
+    return Tracks(points, rgb, error, index, views, pixels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Observations:
+    """All observations of a model as arrays, in the order of its points: pixel of photo ``photo`` sees ``point``."""
+
+    xyz: np.ndarray
+    point: np.ndarray
+    photo: np.ndarray
+    pixel: np.ndarray
+
+    @staticmethod
+    def of(model: pycolmap.Reconstruction) -> _Observations:
+        # One look at every point and photo: each single access across the binding costs more than the arithmetic.
+        points = list(model.points3D.values())
+        tracks = [[(element.image_id, element.point2D_idx) for element in p.track.elements] for p in points]
+        lengths = [len(track) for track in tracks]
+        flat = np.array([pair for track in tracks for pair in track], np.int64).reshape(-1, 2)
+        pixel = np.zeros((len(flat), 2))
+        for image_id in np.unique(flat[:, 0]).tolist():
+            all_pixels = np.array([point.xy for point in model.image(image_id).points2D]).reshape(-1, 2)
+            of = flat[:, 0] == image_id
+            pixel[of] = all_pixels[flat[of, 1]]
+        xyz = np.array([point.xyz for point in points]).reshape(-1, 3)
+        return _Observations(xyz, np.repeat(np.arange(len(points)), lengths), flat[:, 0] - 1, pixel)
 
 
 def _track_errors(
@@ -246,6 +271,7 @@ def _track_errors(
     return np.bincount(index, error, minlength=len(points)) / count
 
 
-def _colour(rgb: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    row, column = min(int(xy[1]), rgb.shape[0] - 1), min(int(xy[0]), rgb.shape[1] - 1)
-    return rgb[max(row, 0), max(column, 0)]
+def _colours(rgb: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    row = np.clip(xy[:, 1].astype(int), 0, rgb.shape[0] - 1)
+    column = np.clip(xy[:, 0].astype(int), 0, rgb.shape[1] - 1)
+    return rgb[row, column]
