@@ -107,6 +107,7 @@ def choose_pairs(initial: Reconstruction) -> list[Pair]:
     centers, forward = initial.cameras.centers, initial.cameras.c2w[:, :3, 2]
     spread = float(np.median(np.linalg.norm(centers - np.median(centers, 0), axis=1))) or 1.0
     distance = np.linalg.norm(centers[:, None] - centers[None], axis=2) / spread + 2 * (1 - forward @ forward.T)
+    np.fill_diagonal(distance, -1.0)  # itself first, also among photos from one place
     pairs = {(a, b) for a in range(count) for b in range(a + 1, min(a + 1 + _NEIGHBOURS // 2, count))}
     for a in range(count):
         for b in np.argsort(distance[a])[1 : _NEIGHBOURS + 1].tolist():
@@ -144,7 +145,8 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
     else:
         tracks, errors, observations = initial.tracks, np.full(count, np.nan), np.zeros(count, int)
     sim = _world(cameras, initial, priors)
-    cameras = cameras.transformed(sim)
+    # Known poses pass through pycolmap and come back with other last digits.
+    cameras = cameras.transformed(sim) if priors.c2w is None else replace(cameras, c2w=priors.c2w)
     tracks = replace(tracks, xyz=sim.apply(tracks.xyz))
     depth_maps = tuple(
         None if depth_map is None else _refined_depth(depth_map, view, initial.cameras, cameras, tracks)

@@ -1,0 +1,140 @@
+"""The whole solver on features alone: right from matches, safe where they say nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flarecli.refine import solve as solving
+from flarecli.refine.candidate import Candidate, pair_inliers, support
+from flarecli.refine.database import write_database
+from flarecli.refine.solve import SolveOptions, calibrate, solve
+
+from .exact import Exact, descriptors, exact, features_of, pose_errors, shaken
+
+ALL_PAIRS = [(a, b) for a in range(4) for b in range(a + 1, 4)]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Exact:
+    return exact(4)
+
+
+def network(scene: Exact, degrees: float = 20.0) -> Candidate:
+    return replace(scene.truth, origin="network", c2w=shaken(scene.truth.c2w, degrees, 0.3))
+
+
+def test_cameras_wrong_by_twenty_degrees_become_right(scene):
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [network(scene)], SolveOptions(threads=1))
+    assert solution.verified.all() and solution.adjusted is not None
+    angle, offset = pose_errors(solution.candidate.c2w, scene.truth.c2w)
+    assert angle < 0.05 and offset < 0.01
+    assert max(solution.scores.values()) > 100
+
+
+def test_an_unknown_focal_length_is_found_from_the_matches():
+    scene = exact(4, sigma=0.35, noise_px=0.2)
+    K = scene.lenses.K.copy()
+    K[:, [0, 1], [0, 1]] *= 0.8
+    lenses = replace(scene.lenses, K=K)
+    true = scene.lenses.K[0, 0, 0]
+    assert calibrate(scene.graph, lenses, 0).K[0, 0, 0] == pytest.approx(true, rel=0.08)
+    solution = solve(scene.graph.features, lenses, ALL_PAIRS, [], SolveOptions(threads=1))
+    assert solution.candidate.lenses.K[0, 0, 0] == pytest.approx(true, rel=0.02)
+    assert pose_errors(solution.candidate.c2w, scene.truth.c2w)[0] < 0.5
+    known = replace(lenses, sigma=np.zeros(1))
+    assert calibrate(scene.graph, known, 0) is known
+
+
+def test_a_photo_without_matches_keeps_the_networks_camera_in_the_common_world(scene):
+    xy = np.random.default_rng(5).uniform(10, 400, (150, 2))
+    features = [*scene.graph.features[:3], features_of(xy, descriptors(150, 77))]
+    theirs = replace(scene.truth, origin="network")
+    solution = solve(features, scene.lenses, ALL_PAIRS, [theirs], SolveOptions(threads=1))
+    assert solution.verified.tolist() == [True, True, True, False]
+    assert solution.candidate.posed.all()
+    angle, offset = pose_errors(solution.candidate.c2w, scene.truth.c2w)
+    assert angle < 0.1 and offset < 0.02  # the network was right here, so its camera must land in the right place
+
+
+def test_without_any_match_the_network_stands(scene):
+    features = [
+        features_of(np.random.default_rng(i).uniform(10, 400, (60, 2)), descriptors(60, 50 + i)) for i in range(4)
+    ]
+    theirs = network(scene)
+    solution = solve(features, scene.lenses, ALL_PAIRS, [theirs], SolveOptions(threads=1))
+    assert not solution.verified.any() and solution.adjusted is None and not solution.convincing
+    np.testing.assert_allclose(solution.candidate.c2w, theirs.c2w, atol=1e-12)
+    empty = [features_of(np.zeros((0, 2)), np.zeros((0, 128), np.uint8)) for _ in range(4)]
+    nothing = solve(empty, scene.lenses, ALL_PAIRS, [], SolveOptions(threads=1))
+    assert not nothing.candidate.posed.any() and not nothing.verified.any()
+
+
+def test_given_poses_are_never_moved(scene):
+    given = replace(network(scene, 0.05), c2w=shaken(scene.truth.c2w, 0.05, 0.001), origin="given")
+    options = SolveOptions(fixed_poses=True, threads=1)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [given], options)
+    np.testing.assert_allclose(solution.candidate.c2w, given.c2w, atol=1e-9)
+    assert solution.verified.all()
+    wrong = network(scene)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [wrong], options)
+    np.testing.assert_allclose(solution.candidate.c2w, wrong.c2w, atol=1e-9)
+    assert not solution.verified.all()
+
+
+def test_ba_only_adjusts_what_the_network_gave(scene):
+    near = network(scene, 0.1)
+    near = replace(near, c2w=shaken(scene.truth.c2w, 0.1, 0.003))
+    options = SolveOptions(mode="ba", threads=1)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [near], options)
+    assert set(solution.scores) == {"network"} and solution.verified.all()
+    assert pose_errors(solution.candidate.c2w, scene.truth.c2w)[0] < 0.05
+    far = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [network(scene)], options)
+    assert set(far.scores) == {"network"} and not far.verified.all()
+
+
+def test_photos_of_one_viewpoint_are_not_verified(scene):
+    """The same features four times: rotation is certain, positions are not."""
+    features = [scene.graph.features[0]] * 4
+    solution = solve(features, scene.lenses, ALL_PAIRS, [network(scene)], SolveOptions(threads=1))
+    assert not solution.verified.any()
+    assert np.isfinite(solution.candidate.c2w).all()
+
+
+@pytest.mark.parametrize("damage", [0.0, 40.0])
+def test_adjustment_that_loses_support_is_taken_back(scene, tmp_path, monkeypatch, damage):
+    database = tmp_path / "features.db"
+    write_database(database, scene.graph.features, scene.lenses, trust_focal=True)
+    solver = solving._Solver(scene.graph, scene.lenses, database, tmp_path, SolveOptions(threads=1))
+    before = support(pair_inliers(scene.graph, scene.truth), 4).sum()
+    honest = solving.adjust
+
+    def spoiled(*arguments, **options):
+        adjusted = honest(*arguments, **options)
+        assert adjusted is not None
+        c2w = shaken(adjusted.candidate.c2w, damage, 0.0)
+        return replace(adjusted, candidate=replace(adjusted.candidate, c2w=c2w))
+
+    monkeypatch.setattr(solving, "adjust", spoiled)
+    score, candidate, adjusted = solver._judge(scene.truth)
+    assert score >= 0.98 * before
+    assert support(pair_inliers(scene.graph, candidate), 4).sum() >= 0.98 * before
+    assert (adjusted is None) == (damage > 0)
+    if damage:
+        assert candidate is scene.truth
+
+
+def test_the_same_seed_gives_the_same_cameras(scene):
+    once, twice = (
+        solve(scene.graph.features, scene.lenses, ALL_PAIRS, [network(scene)], SolveOptions(threads=1, seed=3))
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(once.candidate.c2w, twice.candidate.c2w)
+
+
+def test_two_photos_are_enough():
+    scene = exact(2, arc_deg=12, num_tracks=200)
+    solution = solve(scene.graph.features, scene.lenses, [(0, 1)], [network(scene)], SolveOptions(threads=1))
+    assert solution.verified.all()
+    angle, _ = pose_errors(solution.candidate.c2w, scene.truth.c2w)
+    assert angle < 0.1
