@@ -14,11 +14,13 @@ from torch import Tensor
 
 from flarecli.errors import InputError
 from flarecli.model.flare_small import FlareSmall
+from flarecli.model.matching import match_views
 from flarecli.scene.views import Prediction, Views
 from flarecli.train.evaluate import area_under_curve, direction_degrees, rotation_degrees
 
 _MIN_MATCHES = 12
 _LOST = 180.0
+_EPIPOLAR_CELLS = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,23 +140,20 @@ def pose_from_descriptors(prediction: Prediction, portrait: Tensor, first: int, 
     Returns:
         (4, 4) camera ``second`` to camera ``first``, translation of length one.
     """
-    assert prediction.descriptors is not None and prediction.focal is not None  # this network predicts them
-    width = prediction.descriptors.shape[-1]
-    a, b = (prediction.descriptors[i].flatten(1).T for i in (first, second))
-    similar = a @ b.T
-    there, back = similar.argmax(1), similar.argmax(0)
-    mutual = (back[there] == torch.arange(len(there))).nonzero()[:, 0]
-    if len(mutual) < _MIN_MATCHES:
+    assert prediction.focal is not None  # this network predicts it
+    matches = match_views(prediction, portrait, first, second)
+    if len(matches.similarity) < _MIN_MATCHES:
         return torch.full((4, 4), torch.nan)
-    points = []
-    for cells, view in ((mutual, first), (there[mutual], second)):
-        stored = torch.stack([cells % width, cells // width], -1).double() + 0.5
-        stored -= torch.tensor(prediction.descriptors.shape[:-3:-1], dtype=torch.float64) / 2
-        points.append((stored.flip(-1) if bool(portrait[view]) else stored).numpy())
-    lenses = [_lens(float(prediction.focal[i]) * width, width) for i in (first, second)]
-    pose, _ = poselib.estimate_relative_pose(
-        points[0], points[1], lenses[0], lenses[1], {"max_epipolar_error": 1.0}, {}
-    )
+    height, width = prediction.points_local.shape[1:3]
+    points, lenses = [], []
+    for pixels, view in ((matches.first, first), (matches.second, second)):
+        size = (height, width) if bool(portrait[view]) else (width, height)
+        points.append((pixels.double() - torch.tensor(size, dtype=torch.float64) / 2).numpy())
+        lenses.append(_lens(float(prediction.focal[view]) * width, width))
+    assert prediction.descriptors is not None  # matches come from them
+    cell = width / prediction.descriptors.shape[-1]
+    options = {"max_epipolar_error": _EPIPOLAR_CELLS * cell, "seed": 0}
+    pose, _ = poselib.estimate_relative_pose(points[0], points[1], lenses[0], lenses[1], options, {})
     found = torch.eye(4)
     found[:3, :3] = torch.from_numpy(pose.R.T)
     found[:3, 3] = torch.from_numpy(-pose.R.T @ pose.t)

@@ -101,7 +101,7 @@ def test_perfect_descriptors_give_the_true_pose(tall):
                 descriptors[i, placed, r, c] = 1
             placed += 1
     assert placed == 90
-    none = torch.zeros(2, 1, 1, 3)
+    none = torch.zeros(2, height, width, 3)
     prediction = Prediction(
         torch.eye(4).expand(2, 4, 4), torch.eye(4).expand(2, 4, 4), torch.tensor([focal, focal]),
         none, none[..., 0], none, none[..., 0], descriptors,
