@@ -77,7 +77,7 @@ def _groups(
 ) -> np.ndarray:
     keys: list[tuple[object, ...]] = []
     for index, photo in enumerate(photos):
-        known = (round(float(K[index, 0, 0]), 3), float(k1[index])) if sigma[index] == 0 else ()
+        known = (*np.round(K[index], 3).ravel().tolist(), float(k1[index])) if sigma[index] == 0 else ()
         if shared == "none":
             keys.append((index,))
         elif shared == "folder":
