@@ -20,6 +20,7 @@ MIN_OBSERVATIONS = 10
 """Sparse points that a photo must see before bundle adjustment may move it."""
 
 _MIN_PAIR_INLIERS = 8
+_WORTH_A_ROUND = 1.02  # growth of the agreeing matches that justifies triangulating and adjusting again
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +69,13 @@ def adjust(
         None where nothing can be triangulated.
     """
     current: Adjusted | None = None
+    agreeing = 0
     for _ in range(rounds):
         base = candidate if current is None else current.candidate
         inliers = {pair: good for pair, good in pair_inliers(graph, base).items() if good.sum() >= _MIN_PAIR_INLIERS}
+        agreeing, before = sum(int(good.sum()) for good in inliers.values()), agreeing
+        if current is not None and agreeing < _WORTH_A_ROUND * before:
+            break
         adjusted = _round(graph, base, inliers, database, folder, options)
         if adjusted is None:
             break
@@ -166,6 +171,8 @@ def _bundle(model: pycolmap.Reconstruction, candidate: Candidate, options: Bundl
     settings.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     settings.ceres.loss_function_scale = 1.0
     settings.ceres.solver_options.num_threads = options.threads
+    # COLMAP's own default has no function tolerance and so always runs all its iterations.
+    settings.ceres.solver_options.function_tolerance = 1e-6
     config = pycolmap.BundleAdjustmentConfig()
     ids = sorted(model.reg_image_ids())
     for image_id in ids:
