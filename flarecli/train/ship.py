@@ -16,8 +16,8 @@ from flarecli.train.checkpoint import load_shards, load_state
 LICENCE = "Apache-2.0"
 
 
-def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str]) -> Path:
-    """Write the averaged weights of a checkpoint as one safetensors file.
+def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str], averaged: bool = True) -> Path:
+    """Write the weights of a checkpoint as one safetensors file.
 
     Matrices are stored in half, vectors in single precision. The header says which network it is, its sizes, the
     licence and how it was trained.
@@ -26,6 +26,7 @@ def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str]) -
         checkpoint: folder that :func:`flarecli.train.loop.run` wrote.
         target: file to write.
         summary: further header entries, such as the data and the accuracy reached.
+        averaged: the moving average; otherwise the last weights, which are ahead of it after a short decay.
 
     Raises:
         InputError: this is no checkpoint.
@@ -35,7 +36,7 @@ def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str]) -
     state = load_state(checkpoint)
     tensors = {
         name: tensor.to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
-        for name, tensor in load_shards(checkpoint, "ema").items()
+        for name, tensor in load_shards(checkpoint, "ema" if averaged else "model").items()
     }
     header = {
         "format": "pt",

@@ -150,3 +150,20 @@ def test_more_samples_only_smooth(textures):
     assert one.max() <= 1.6 + 1e-5
     assert math.isclose(one.mean(), nine.mean(), rel_tol=0.05)
     assert (one - nine).abs().median() < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_and_cpu_render_the_same(textures):
+    scenes = sample_scenes(Draw.seeded(6), 8, textures)
+    down = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]).expand(8, 3, 3)
+    place = torch.tensor([0.0, -3.0, 1.0]).expand(8, 3)
+    cameras = Cameras(place, down, torch.full((8,), 0.9), torch.arange(8) % 2 == 0, torch.arange(8).int())
+    size = RenderSize(48, 64)
+    expected = render(scenes.prims.records(), scenes.lights, cameras, textures, size)
+    cuda = torch.device("cuda")
+    moved = Cameras(*(getattr(cameras, n).to(cuda) for n in ("centre", "rotation", "focal", "portrait", "scene_of")))
+    found = render(scenes.prims.records().to(cuda), scenes.lights.to(cuda), moved, textures.to(cuda), size)
+    assert ((found[1].cpu() - expected[1]).abs() < 1e-3 * expected[1]).float().mean() > 0.999
+    assert (found[0].cpu() - expected[0]).abs().mean() < 2e-3
+    assert (found[2].cpu() == expected[2]).float().mean() > 0.999

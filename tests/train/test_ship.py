@@ -2,6 +2,7 @@ import json
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from flarecli.model.config_small import SIZES, FlareSmallConfig
 from flarecli.model.flare_small import FlareSmall
@@ -25,3 +26,13 @@ def test_exported_weights_are_the_average_and_describe_themselves(tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6, msg=name)
     assert tensors["stem.coarse.1.weight"].dtype == torch.float16
     assert tensors["stem.coarse.1.bias"].dtype == torch.float32
+
+
+def test_the_last_weights_can_be_exported_instead(tmp_path):
+    network, average = FlareSmall(SIZES["tiny"]), FlareSmall(SIZES["tiny"])
+    state = TrainState(step=5, samples=40, minutes=1.25, seed=0, size="tiny")
+    save_checkpoint(tmp_path / "checkpoint", network.state_dict(), average.state_dict(), state)
+    path = export_weights(tmp_path / "checkpoint", tmp_path / "last.safetensors", {}, averaged=False)
+    stored = load_file(path)
+    torch.testing.assert_close(stored["pool.0.weight"].float(), network.pool[0].weight, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(stored["pool.0.weight"].float(), average.pool[0].weight, rtol=1e-2)
