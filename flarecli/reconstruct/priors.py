@@ -49,9 +49,9 @@ def collect_priors(
         if missing:
             raise InputError(f"{missing[0]} has no EXIF focal length", "leave out --intrinsics exif, or use 35mm=...")
         sigma[:] = 0
-    elif intrinsics_from is not None and (match := re.fullmatch(r"35mm=([0-9.]+)", intrinsics_from)):
+    elif intrinsics_from is not None and intrinsics_from.startswith("35mm="):
         diagonal = np.hypot(sizes[:, 0], sizes[:, 1])
-        focal = float(match[1]) / _DIAGONAL_35MM * diagonal
+        focal = _equivalent_mm(intrinsics_from) / _DIAGONAL_35MM * diagonal
         K = np.stack([intrinsics(float(f), (int(h), int(w))) for f, (h, w) in zip(focal, sizes, strict=True)])
         sigma[:] = 0
     elif intrinsics_from is not None:
@@ -68,8 +68,22 @@ def collect_priors(
     return Priors(_groups(photos, K, k1, sigma, shared), sizes, K, sigma, k1, c2w)
 
 
+def _equivalent_mm(text: str) -> float:
+    match = re.fullmatch(r"35mm=([0-9]+(\.[0-9]*)?)(mm)?", text)
+    if match is None or not 1 <= float(match[1]) <= 5000:
+        raise InputError(f"--intrinsics {text} is no focal length", "write for example 35mm=28")
+    return float(match[1])
+
+
 def _guess(photo: Photo) -> np.ndarray:
     return intrinsics(photo.exif_focal_px or DEFAULT_FOCAL * max(photo.size_hw), photo.size_hw)
+
+
+def _film_mm(text: str) -> float:
+    match = re.fullmatch(r"35mm=(\d+\.?\d*)", text)
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"not a focal length: {text!r}", "write for example 35mm=28")
+    return float(match[1])
 
 
 def _groups(

@@ -22,11 +22,9 @@ CANVAS = (48, 64)
 
 def cameras_of(sizes_hw: Sequence[tuple[int, int]], focal_over_long: float = 1.1) -> Cameras:
     """Cameras on an arc with photos of these sizes; camera 0 is the world."""
-    c2w = make_scene(
-        len(sizes_hw), (32, 40), depth_scale=0.1, num_tracks=10, with_images=False
-    ).reconstruction.cameras.c2w
+    scene = make_scene(len(sizes_hw), (32, 40), depth_scale=0.1, num_tracks=10, with_images=False)
     K = np.stack([intrinsics(focal_over_long * max(size), size) for size in sizes_hw])
-    return Cameras(c2w, K, np.array(sizes_hw))
+    return Cameras(scene.reconstruction.cameras.c2w, K, np.array(sizes_hw))
 
 
 def photos_of(folder: Path, sizes_hw: Sequence[tuple[int, int]]) -> tuple[Photo, ...]:

@@ -96,7 +96,7 @@ def test_outliers_in_the_maps_do_no_harm(made):
 
 
 def test_the_heads_focal_length_is_weighed_in(made):
-    cameras, predicted = made
+    _, predicted = made
     window = predicted.windows[0]
     exact = read(predicted, window)[0].focal_px
     views = read(predicted, changed(window, focal=torch.full((3,), 4 * exact / 64)))

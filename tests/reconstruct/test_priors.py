@@ -1,0 +1,174 @@
+"""What is known about cameras from EXIF, options and files."""
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flarecli.errors import FlareError, InputError
+from flarecli.export.colmap import write_colmap
+from flarecli.export.transforms_json import write_transforms
+from flarecli.images.loading import load_photos
+from flarecli.reconstruct.priors import DEFAULT_FOCAL, DEFAULT_SIGMA, collect_priors
+from tests.synthetic import make_scene
+
+EXIF_IFD, FOCAL_35MM, FOCAL_MM, MAKE, MODEL = 0x8769, 0xA405, 0x920A, 0x010F, 0x0110
+DIAGONAL_35MM = np.hypot(36, 24)
+
+
+def save(path: Path, size_hw=(60, 80), film_mm: int | None = None, model: str = "Box 1") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    if film_mm is not None:
+        exif[MAKE], exif[MODEL] = "Maker", model
+        exif.get_ifd(EXIF_IFD)[FOCAL_35MM] = film_mm
+        exif.get_ifd(EXIF_IFD)[FOCAL_MM] = film_mm / 5
+    pixels = (
+        np.random.default_rng(zlib.crc32(path.as_posix()[-9:].encode()))
+        .integers(0, 255, (*size_hw, 3))
+        .astype(np.uint8)
+    )
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+
+
+def collect(folder: Path, intrinsics_from=None, poses=None, shared="auto"):
+    return collect_priors(load_photos([folder]).photos, intrinsics_from=intrinsics_from, poses=poses, shared=shared)
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """In order: a/1 and a/2 by one camera, a/3 portrait by the same, b/4 by another, b/5 and b/6 without EXIF."""
+    folder = tmp_path / "photos"
+    save(folder / "a/1.jpg", film_mm=28)
+    save(folder / "a/2.jpg", film_mm=28)
+    save(folder / "a/3.jpg", (80, 60), film_mm=28)
+    save(folder / "b/4.jpg", film_mm=50, model="Box 2")
+    save(folder / "b/5.jpg")
+    save(folder / "b/6.jpg")
+    return folder
+
+
+def test_exif_is_a_good_guess_and_nothing_a_loose_one(mixed):
+    priors = collect(mixed)
+    diagonal = np.hypot(60, 80)
+    wanted = [28 / DIAGONAL_35MM * diagonal] * 3 + [50 / DIAGONAL_35MM * diagonal] + [DEFAULT_FOCAL * 80] * 2
+    np.testing.assert_allclose(priors.K[:, 0, 0], wanted, rtol=2e-3)
+    np.testing.assert_array_equal(priors.K[:, 0, 0], priors.K[:, 1, 1])
+    np.testing.assert_array_equal(priors.K[:3, :2, 2], [[40, 30], [40, 30], [30, 40]])
+    assert (0 < priors.sigma[:4]).all() and (priors.sigma[:4] < 0.15).all()
+    assert priors.sigma[4:].tolist() == [DEFAULT_SIGMA] * 2
+    assert not priors.known.any() and priors.c2w is None
+
+
+@pytest.mark.parametrize(
+    ("shared", "groups"),
+    [
+        ("auto", [0, 0, 1, 2, 3, 3]),
+        ("none", [0, 1, 2, 3, 4, 5]),
+        ("folder", [0, 0, 1, 2, 2, 2]),
+        ("all", [0, 0, 1, 0, 0, 0]),
+    ],
+)
+def test_photos_share_cameras_as_asked(mixed, shared, groups):
+    priors = collect(mixed, shared=shared)
+    assert priors.group.tolist() == groups
+    for group in set(groups):  # one camera has one image size
+        assert len({tuple(size) for size in priors.size_hw[priors.group == group].tolist()}) == 1
+
+
+def test_a_film_equivalent_is_exact(mixed):
+    priors = collect(mixed, "35mm=28")
+    assert priors.known.all()
+    np.testing.assert_allclose(priors.K[:, 0, 0], 28 / DIAGONAL_35MM * 100)
+
+
+@pytest.mark.parametrize("text", ["35mm=0", "35mm=1.2.3", "35mm=.", "35mm=", "35mm=abc", "no/such/file"])
+def test_what_is_no_focal_length_is_an_input_error(mixed, text):
+    with pytest.raises(InputError):
+        collect(mixed, text)
+
+
+def test_exif_can_be_trusted_only_where_it_is(mixed):
+    with pytest.raises(InputError, match=r"b/5\.jpg has no EXIF focal length"):
+        collect(mixed, "exif")
+    for name in ("5", "6"):
+        (mixed / f"b/{name}.jpg").unlink()
+    priors = collect(mixed, "exif")
+    assert priors.known.all()
+    np.testing.assert_allclose(priors.K[0, 0, 0], 28 / DIAGONAL_35MM * 100, rtol=2e-3)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    made = make_scene(3, (60, 80), num_tracks=60)
+    made.write_images(tmp_path / "photos")
+    return made
+
+
+def written(scene, tmp_path, kind: str) -> Path:
+    folder = tmp_path / "model"
+    scene.write_images(folder / "images")
+    if kind == "colmap":
+        write_colmap(scene.reconstruction, folder)
+        return folder / "sparse/0"
+    write_transforms(scene.reconstruction, folder)
+    return folder / "transforms.json"
+
+
+@pytest.mark.parametrize("kind", ["colmap", "transforms"])
+def test_poses_come_from_files_with_their_intrinsics(scene, tmp_path, kind):
+    path = written(scene, tmp_path, kind)
+    truth = scene.reconstruction.cameras
+    priors = collect(tmp_path / "photos", poses=path)
+    assert priors.c2w is not None and priors.known.all()
+    np.testing.assert_allclose(priors.c2w, truth.c2w, atol=1e-9)
+    np.testing.assert_allclose(priors.K, truth.K, atol=1e-9)
+    assert len(set(priors.group.tolist())) == 1
+    only = collect(tmp_path / "photos", str(path))
+    assert only.c2w is None and only.known.all()
+    np.testing.assert_allclose(only.K, truth.K, atol=1e-9)
+    # poses from the file, focal length as the user says
+    both = collect(tmp_path / "photos", "35mm=30", poses=path)
+    assert both.c2w is not None and both.K[0, 0, 0] == pytest.approx(30 / DIAGONAL_35MM * 100)
+
+
+def test_known_cameras_of_other_centres_are_not_thrown_together(scene, tmp_path):
+    K = np.array(scene.reconstruction.cameras.K)
+    K[1, 0, 2] += 2
+    other = replace(scene.reconstruction, cameras=replace(scene.reconstruction.cameras, K=K))
+    path = written(type(scene)(other, scene.images), tmp_path, "colmap")
+    priors = collect(tmp_path / "photos", str(path), shared="all")
+    assert priors.group.tolist() == [0, 1, 0]
+
+
+def test_files_that_do_not_fit_are_named(scene, tmp_path):
+    path = written(scene, tmp_path, "colmap")
+    save(tmp_path / "photos/extra.jpg")
+    with pytest.raises(InputError, match=r"no poses for extra\.jpg"):
+        collect(tmp_path / "photos", poses=path)
+    (tmp_path / "photos/extra.jpg").unlink()
+    smaller = Image.fromarray(scene.images[0]).resize((64, 48))
+    smaller.save(tmp_path / "photos/photo_00.png")
+    with pytest.raises(InputError, match=r"photo_00\.png is 80x60 there, but the upright photo is 64x48"):
+        collect(tmp_path / "photos", poses=path)
+    with pytest.raises(InputError, match="does not exist"):
+        collect(tmp_path / "photos", poses=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FlareError):
+        collect(tmp_path / "photos", poses=tmp_path / "empty")
+    (tmp_path / "t.json").write_text("{")
+    with pytest.raises(FlareError):
+        collect(tmp_path / "photos", str(tmp_path / "t.json"))
+
+
+def test_a_file_may_name_photos_without_their_folder(scene, tmp_path):
+    path = written(scene, tmp_path, "colmap")
+    (tmp_path / "deep/inside").mkdir(parents=True)
+    for photo in (tmp_path / "photos").iterdir():
+        photo.rename(tmp_path / "deep/inside" / photo.name)
+    priors = collect(tmp_path / "deep", poses=path)
+    assert priors.c2w is not None
+    np.testing.assert_allclose(priors.c2w, scene.reconstruction.cameras.c2w, atol=1e-9)
