@@ -175,9 +175,9 @@ class _Clock:
 def _reconstruct(
     job: SceneJob, photo_set: PhotoSet, model: LoadedModel, clock: _Clock, on_progress: Progress | None
 ) -> Reconstruction:
-    from flarecli.reconstruct.assemble import assemble
-    from flarecli.reconstruct.predict import predict
-    from flarecli.reconstruct.priors import collect_priors
+    from flarecli.inference.assemble import assemble
+    from flarecli.inference.predict import predict
+    from flarecli.inference.priors import collect_priors
     from flarecli.refine.run import RefineOptions, refine
     from flarecli.runtime import cpu_count, resolve_device
 
@@ -258,7 +258,7 @@ def _with_points(
     from PIL import Image
 
     from flarecli.images.writing import write_mask, write_upright
-    from flarecli.reconstruct.assemble import dense_points
+    from flarecli.inference.assemble import dense_points
 
     cameras = reconstruction.cameras
     assert cameras.k1 is not None

@@ -123,7 +123,9 @@ def _library() -> ctypes.CDLL:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise MissingDependency("Rendering training scenes needs a C++ compiler", "install g++")
-    flags = ["-x", "c++", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
+    # Not -ffast-math: some linkers then make denormal numbers zero in the whole process.
+    fast = "no-math-errno no-trapping-math no-signed-zeros associative-math reciprocal-math finite-math-only"
+    flags = ["-x", "c++", "-O3", "-march=native", *(f"-f{flag}" for flag in fast.split()), "-shared", "-fPIC"]
     flags += [f"-DLANES={_CPU_LANES}", f"-DPRIMS={PRIMS}", f"-DRECORD={RECORD}"]
     key = hashlib.sha256("|".join([*flags, compiler, _cpu_name()]).encode() + _SOURCE.read_bytes()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flarecli"

@@ -11,7 +11,7 @@ from flarecli.geometry.projection import intrinsics, map_intrinsics, normalise, 
 from flarecli.geometry.transforms import invert_rigid
 from flarecli.images.loading import Photo, load_photos
 from flarecli.images.preparing import Prepared, prepare
-from flarecli.reconstruct.predict import Predicted, Window
+from flarecli.inference.predict import Predicted, Window
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.priors import Priors
 from flarecli.scene.views import Prediction

@@ -12,7 +12,7 @@ from flarecli.errors import FlareError, InputError
 from flarecli.export.colmap import write_colmap
 from flarecli.export.transforms_json import write_transforms
 from flarecli.images.loading import load_photos
-from flarecli.reconstruct.priors import DEFAULT_FOCAL, DEFAULT_SIGMA, collect_priors
+from flarecli.inference.priors import DEFAULT_FOCAL, DEFAULT_SIGMA, collect_priors
 from tests.synthetic import make_scene
 
 EXIF_IFD, FOCAL_35MM, FOCAL_MM, MAKE, MODEL = 0x8769, 0xA405, 0x920A, 0x010F, 0x0110

@@ -9,8 +9,8 @@ import numpy as np
 from flarecli.geometry.projection import intrinsics, map_intrinsics, map_pixels, pixel_grid
 from flarecli.geometry.transforms import Sim3, align_cameras, invert_rigid, umeyama
 from flarecli.images.loading import Photo
-from flarecli.reconstruct.predict import Predicted
-from flarecli.reconstruct.readout import View, read_window
+from flarecli.inference.predict import Predicted
+from flarecli.inference.readout import View, read_window
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import DepthMap, PhotoVerdict, PointCloud, Reconstruction, Tracks

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flarecli.geometry.transforms import rotation_angle_deg
-from flarecli.reconstruct.predict import Window
-from flarecli.reconstruct.readout import read_window
+from flarecli.inference.predict import Window
+from flarecli.inference.readout import read_window
 
 from .perfect import cameras_of, photos_of, predicted_of
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from flarecli.geometry.projection import focal_from_pointmap, intrinsics, map_intrinsics, pixel_grid
 from flarecli.geometry.transforms import invert_rigid, rigid, umeyama
-from flarecli.reconstruct.predict import Window
+from flarecli.inference.predict import Window
 
 _MAX_PIXELS = 3000
 _MAX_POINTS = 20_000

@@ -7,7 +7,7 @@ import pytest
 
 from flarecli.geometry.projection import project
 from flarecli.geometry.transforms import Sim3, rotation_angle_deg
-from flarecli.reconstruct.assemble import assemble, dense_points, in_first_frame, join_windows
+from flarecli.inference.assemble import assemble, dense_points, in_first_frame, join_windows
 from flarecli.scene.reconstruction import Tracks
 from tests.synthetic import make_scene
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from flarecli.errors import InputError, MemoryExceeded
 from flarecli.images.loading import load_photos
+from flarecli.inference.predict import OVERLAP, plan_windows, predict
 from flarecli.model.config import find_model
 from flarecli.model.loading import LoadedModel
-from flarecli.reconstruct.predict import OVERLAP, plan_windows, predict
 from flarecli.scene.views import Prediction, Views
 
 from .perfect import photos_of
