@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import os
 import random
+import signal
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -83,6 +85,9 @@ def seed_everything(seed: int) -> None:
     import pycolmap
     import torch
 
+    # Importing pycolmap takes SIGTERM over to print a stack trace and die, past every clean-up.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.manual_seed(seed)
