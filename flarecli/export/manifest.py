@@ -37,7 +37,7 @@ def build_manifest(
     Args:
         reconstruction: what the files were written from.
         folder: scene folder; every file in it is listed with size and sha256.
-        options: the options that were used, JSON values only.
+        options: the options that were used, of JSON's types; tuples become lists, as they are when read back.
         timings_s: seconds per stage.
         exports: files of each exporter, relative to the folder.
         warnings: lines for the user.
@@ -53,7 +53,7 @@ def build_manifest(
         "python": platform.python_version(),
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
         "model": provenance,
-        "options": dict(options),
+        "options": json.loads(json.dumps(dict(options))),
         "timings_s": {stage: round(float(seconds), 3) for stage, seconds in timings_s.items()},
         "confidence": float(reconstruction.confidence),
         "metric_scale": bool(reconstruction.metric_scale),

@@ -138,6 +138,8 @@ def load_photos(
     if masks is not None and not masks.is_dir():
         raise InputError(f"{masks}: no such folder of masks", "give the folder, not a single mask")
     found = find_files(sources, exclude=masks)
+    if masks is not None and masks.resolve() in {item.path.resolve().parent for item in found}:
+        raise InputError(f"{masks}: the photos are in the folder of masks", "give masks a folder of their own")
     mask_names = _mask_names(found)
     if masks is not None and found and not any(find_mask(masks, names) for names in mask_names.values()):
         raise InputError(f"{masks}: no mask belongs to any photo", "name the mask of a.jpg a.jpg.png or a.png")
