@@ -48,7 +48,11 @@ class PlyFile:
 
 @dataclass(frozen=True, eq=False)
 class GaussianFile:
-    """Gaussians of a .ply, how many rows were not finite, and whether opacities look activated instead of logits."""
+    """Gaussians of a .ply, how many rows were not finite, and whether opacities look activated instead of logits.
+
+    Opacities look activated where all lie in [0, 1] and the file does not say that they are logits; then they are
+    taken as they are.
+    """
 
     gaussians: Gaussians
     dropped: int
@@ -235,14 +239,14 @@ def load_gaussians_ply(path: Path) -> GaussianFile:
         table[:, :3],
         np.maximum(np.exp(np.maximum(table[:, 7:10], -80)), 1e-35),
         quats / np.linalg.norm(quats, axis=1, keepdims=True),
-        1 / (1 + np.exp(-np.clip(opacity, -80, 80))),
+        opacity if activated else 1 / (1 + np.exp(-np.clip(opacity, -80, 80))),
         np.concatenate([table[:, None, 3:6], rest], 1),
     )
     return GaussianFile(gaussians, int((~finite).sum()), activated)
 
 
 def read_gaussians_ply(path: Path) -> Gaussians:
-    """Gaussians of a .ply; rows that are not finite are left out (:func:`load_gaussians_ply` counts them).
+    """Gaussians of a .ply, repaired where it needs it (:func:`load_gaussians_ply` tells).
 
     Raises:
         InputError: as :func:`load_gaussians_ply`.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from flarecli.errors import InputError
-from flarecli.export.ply import write_gaussians_ply
 from flarecli.export.surface import point_normals
 from flarecli.scene.gaussians import SH_C0, Gaussians
 from flarecli.scene.reconstruction import Reconstruction
@@ -74,14 +71,3 @@ def _footprints(reconstruction: Reconstruction) -> np.ndarray:
         spacing_px[view] = np.clip(np.sqrt(area_px / max(number, 1)), least, _MAX_SPACING_PX * least)
     # A point behind its own camera is no surface patch; the absolute value keeps it from becoming an invalid Gaussian.
     return np.abs(depth) / cameras.focal_px[points.view_index] * spacing_px[points.view_index]
-
-
-def write_gaussians(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]:
-    """Write ``gaussians.ply``: the reconstruction's Gaussians, or first ones made from its dense points."""
-    given = reconstruction.gaussians
-    gaussians = gaussians_from_points(reconstruction) if given is None else given
-    origin = "source: initial, from the dense points" if given is None else "source: predicted"
-    path = scene_folder / "gaussians.ply"
-    unit = "unit: metre" if reconstruction.metric_scale else "unit: arbitrary"
-    write_gaussians_ply(gaussians, path, comments=(unit, origin))
-    return [path]

@@ -1,7 +1,8 @@
-"""Reading back what was written, with readers that are not ours: pycolmap, plyfile, Open3D, json, numpy."""
+"""Reading back what was written, with readers that are not ours where there are: pycolmap, plyfile, Open3D, json."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import struct
@@ -15,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from flarecli.errors import InputError, VerificationError
 from flarecli.export.archive import ARCHIVE_NAME, load_scene
+from flarecli.export.gaussian_files import read_gaussians
 from flarecli.export.manifest import MANIFEST_NAME, read_manifest
 from flarecli.runtime import require
 from flarecli.scene.reconstruction import Reconstruction
@@ -38,6 +40,8 @@ def verify_scene(folder: Path) -> list[str]:
         ("sparse_text/0", lambda path: _check_colmap(path, folder / "images", scene)),
         ("points.ply", lambda path: _check_points(path, None if scene is None else len(scene.points))),
         ("gaussians.ply", _check_gaussians),
+        ("gaussians.splat", lambda path: _check_packed(path, folder, 32)),
+        ("gaussians.spz", lambda path: _check_packed(path, folder, None)),
         ("mesh.ply", _check_mesh),
         ("mesh.glb", _check_glb),
         ("transforms.json", lambda path: _check_transforms(path, scene)),
@@ -145,6 +149,20 @@ def _check_gaussians(path: Path) -> None:
     _require_finite(path, vertices)
     norms = np.linalg.norm(np.stack([vertices[f"rot_{i}"] for i in range(4)], -1), axis=-1)
     _require(bool(np.allclose(norms, 1, atol=1e-3)), path, "its quaternions are not unit")
+
+
+def _check_packed(path: Path, folder: Path, row_bytes: int | None) -> None:
+    """The number of Gaussians as the container itself tells it, and the values by our own reader."""
+    gaussians = _read(path, lambda: read_gaussians(path))
+    if row_bytes is not None:
+        stored = path.stat().st_size / row_bytes
+    else:
+        with gzip.open(path) as stream:
+            stored = _read(path, lambda: struct.unpack("<4sII", stream.read(12)))[2]
+    _require(stored == len(gaussians), path, f"announces {stored} Gaussians and holds {len(gaussians)}")
+    if (folder / "gaussians.ply").is_file():
+        others = len(_vertices(folder / "gaussians.ply"))
+        _require(others == len(gaussians), path, f"holds {len(gaussians)} Gaussians, gaussians.ply {others}")
 
 
 def _check_mesh(path: Path) -> None:

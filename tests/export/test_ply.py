@@ -78,7 +78,9 @@ def test_activated_opacity_and_rows_that_are_not_finite(tmp_path):
     foreign_gaussians(tmp_path / "a.ply")
     assert not load_gaussians_ply(tmp_path / "a.ply").looks_activated
     foreign_gaussians(tmp_path / "b.ply", opacity=[0.1, 0.5, 1, 0])
-    assert load_gaussians_ply(tmp_path / "b.ply").looks_activated
+    activated = load_gaussians_ply(tmp_path / "b.ply")
+    assert activated.looks_activated
+    np.testing.assert_allclose(activated.gaussians.opacities, [0.1, 0.5, 1, 0])
     foreign_gaussians(tmp_path / "c.ply", x=[np.nan, 0, 0, 0], scale_1=[0, np.inf, 0, 0], rot_0=[1, 1, 0, 2])
     loaded = load_gaussians_ply(tmp_path / "c.ply")
     assert (len(loaded.gaussians), loaded.dropped) == (1, 3)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from flarecli.errors import InputError
+from flarecli.export.gaussian_files import write_gaussians
 from flarecli.export.ply import load_gaussians_ply
-from flarecli.export.splats import gaussians_from_points, write_gaussians
+from flarecli.export.splats import gaussians_from_points
 from flarecli.geometry.transforms import matrix_from_quats_wxyz
 from flarecli.scene.gaussians import SH_C0
 from flarecli.scene.reconstruction import PointCloud
