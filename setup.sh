@@ -60,7 +60,7 @@ has_nvidia_gpu() {
 # Without a GPU the CUDA build of torch would be several gigabytes for nothing. Ask pip what it would choose.
 refuse_useless_cuda() {
     if has_nvidia_gpu || [ -n "${ALLOW_CUDA_TORCH:-}" ] || "$VENV/bin/python" -c 'import torch' 2>/dev/null; then return; fi
-    plan=$("$VENV/bin/pip" install --quiet --dry-run --report - "torch>=2.4,<2.14")
+    plan=$("$VENV/bin/pip" install --quiet --dry-run --report - "torch>=2.5,<2.14")
     case $plan in
     *'"name": "nvidia-'*)
         fail "no NVIDIA GPU here, but pip would install the CUDA build of torch (several GB)" \
