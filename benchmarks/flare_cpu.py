@@ -15,7 +15,7 @@ import time
 import torch
 from torch import nn
 
-from flarecli.model.config import FlareConfig
+from flarecli.model.config_flare import FlareConfig
 from flarecli.model.flare import Flare
 
 # Measured once on a 2-core AMD EPYC virtual machine, float32, one thread: views -> (CPU seconds, best wall seconds).

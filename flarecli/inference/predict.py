@@ -13,8 +13,8 @@ from PIL import Image
 from flarecli.errors import InputError, MemoryExceeded
 from flarecli.images.loading import Photo
 from flarecli.images.preparing import Prepared, choose_canvas, prepare
-from flarecli.model.config import ModelSpec
 from flarecli.model.loading import LoadedModel
+from flarecli.model.spec import ModelSpec
 from flarecli.runtime import available_memory, inference_precision
 from flarecli.scene.views import Prediction, Views
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flarecli.model.config import FlareConfig
+from flarecli.model.config_flare import FlareConfig
 from flarecli.model.encoder import Encoded
 from flarecli.model.layers import AttnBlock, CrossBlock, PairBlock, SelfBlock
 
@@ -156,7 +156,11 @@ class GlobalStage(_Stage):
         self.norm = nn.LayerNorm(dim, eps=eps)
 
     def forward(
-        self, encoded: Encoded, local: list[Float[Tensor, "B V L C"]], pose_embedding: Float[Tensor, "B V C"]
+        self,
+        encoded: Encoded,
+        local: list[Float[Tensor, "B V L C"]],
+        pose_embedding: Float[Tensor, "B V C"],
+        appearance: Float[Tensor, "B V L C"] | None = None,
     ) -> list[Float[Tensor, "B V L C"]]:
         """The tokens after every layer, the last ones normalised.
 
@@ -164,8 +168,11 @@ class GlobalStage(_Stage):
             encoded: output of the encoder.
             local: output of stage 2, layer by layer the memory of the layers here.
             pose_embedding: embedded poses of the views.
+            appearance: added to the embedded tokens at the start.
         """
         x = self.embed(encoded.tokens)
+        if appearance is not None:
+            x = x + appearance
         batch, num_views, length, _ = x.shape
         rope_options = (self._head_dim, self.config.rope_base)
         view_rope = encoded.grid.each_view(batch, *rope_options)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from flarecli.errors import OutputError, WeightsError
-from flarecli.model.config import ModelSpec, WeightsSpec
 from flarecli.model.digests import file_sha256, write_json
 from flarecli.model.hub import download_folder, locate, origin_path, pull_hint, weights_of
+from flarecli.model.spec import ModelSpec, WeightsSpec
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata

@@ -1,4 +1,4 @@
-"""Dense head: from tokens of four depths to a point map and a confidence per pixel.
+"""Dense heads: from tokens of four depths to a point map, a confidence, or Gaussian parameters per pixel.
 
 Source: Ranftl et al., DPT, arXiv 2103.13413, section 3; activations of DUSt3R, arXiv 2312.14132, section 3.
 """
@@ -6,16 +6,48 @@ Source: Ranftl et al., DPT, arXiv 2103.13413, section 3; activations of DUSt3R, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flarecli.model.config import FlareConfig
 from flarecli.model.token_grid import orientation_groups
 
-_OUT_CHANNELS = 4  # x, y, z and confidence before their activations
+
+class DptSizes(Protocol):
+    """The numbers of a network's config that a dense head needs."""
+
+    @property
+    def enc_dim(self) -> int:
+        """Width of the first hook."""
+        ...
+
+    @property
+    def dec_dim(self) -> int:
+        """Width of the other hooks."""
+        ...
+
+    @property
+    def dpt_dims(self) -> tuple[int, int, int, int]:
+        """Channels of the four levels."""
+        ...
+
+    @property
+    def dpt_dim(self) -> int:
+        """Channels of the fusion."""
+        ...
+
+    @property
+    def dpt_head_dim(self) -> int:
+        """Channels of the last convolutions."""
+        ...
+
+    @property
+    def views_per_chunk(self) -> int:
+        """Views that pass at once."""
+        ...
 
 
 def _upsample(x: Tensor) -> Tensor:
@@ -54,10 +86,10 @@ class Fusion(nn.Module):
         return _upsample(self.out(self.unit(coarse)))
 
 
-class DptHead(nn.Module):
-    """Point map and confidence from the encoder's tokens and three decoder layers."""
+class DptTrunk(nn.Module):
+    """One feature map from the encoder's tokens and three decoder layers; the heads below refine it."""
 
-    def __init__(self, config: FlareConfig) -> None:
+    def __init__(self, config: DptSizes) -> None:
         super().__init__()
         self.config = config
         first, second, third, fourth = config.dpt_dims
@@ -75,12 +107,9 @@ class DptHead(nn.Module):
         )
         levels = len(config.dpt_dims)
         self.fusions = nn.ModuleList(Fusion(config.dpt_dim, has_skip=level < levels - 1) for level in range(levels))
-        self.head_in = nn.Conv2d(config.dpt_dim, config.dpt_head_dim, 3, padding=1)
-        self.head_mid = nn.Conv2d(config.dpt_head_dim, config.dpt_head_dim, 3, padding=1)
-        self.head_out = nn.Conv2d(config.dpt_head_dim, _OUT_CHANNELS, 1)
 
-    def forward(self, hooked: Sequence[Float[Tensor, "N L C"]], grid_hw: tuple[int, int]) -> Float[Tensor, "N 4 H W"]:
-        """Raw outputs of N views of one orientation, upright.
+    def fuse(self, hooked: Sequence[Float[Tensor, "N L C"]], grid_hw: tuple[int, int]) -> Float[Tensor, "N D h8 w8"]:
+        """Features at half of the resolution of the images, for N views of one orientation, upright.
 
         Args:
             hooked: tokens at the four hooks; the first has the encoder's width.
@@ -94,20 +123,64 @@ class DptHead(nn.Module):
         fused = self.fusions[3](levels[3])[:, :, : levels[2].shape[2], : levels[2].shape[3]]
         for level in (2, 1, 0):
             fused = self.fusions[level](fused, levels[level])
-        return self.head_out(functional.relu(self.head_mid(_upsample(self.head_in(fused)))))
+        return fused
+
+
+class DptHead(DptTrunk):
+    """Points, and a confidence where there is a fourth channel."""
+
+    def __init__(self, config: DptSizes, out_channels: int = 4) -> None:
+        super().__init__(config)
+        self.head_in = nn.Conv2d(config.dpt_dim, config.dpt_head_dim, 3, padding=1)
+        self.head_mid = nn.Conv2d(config.dpt_head_dim, config.dpt_head_dim, 3, padding=1)
+        self.head_out = nn.Conv2d(config.dpt_head_dim, out_channels, 1)
+
+    def forward(self, hooked: Sequence[Float[Tensor, "N L C"]], grid_hw: tuple[int, int]) -> Float[Tensor, "N O H W"]:
+        """Raw outputs of N views of one orientation, upright; arguments as for :meth:`fuse`."""
+        features = self.head_in(self.fuse(hooked, grid_hw))
+        return self.head_out(functional.relu(self.head_mid(_upsample(features))))
+
+
+class DptGaussianHead(DptTrunk):
+    """Gaussian parameters, with a short cut from the image for fine texture.
+
+    Source: Ye et al., NoPoSplat, arXiv 2410.24207, section 3.2 (RGB shortcut).
+    """
+
+    def __init__(self, config: DptSizes, out_channels: int) -> None:
+        super().__init__(config)
+        dim = config.dpt_dim
+        self.colour = nn.Conv2d(3, dim, 7, padding=3)
+        self.head_in = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        self.head_out = nn.Conv2d(dim, out_channels, 1)
+
+    def forward(
+        self,
+        hooked: Sequence[Float[Tensor, "N L C"]],
+        grid_hw: tuple[int, int],
+        pixels: Float[Tensor, "N 3 H W"],
+    ) -> Float[Tensor, "N O H W"]:
+        """Raw outputs of N upright views; ``pixels`` are their colours in [-1, 1]."""
+        features = _upsample(self.fuse(hooked, grid_hw)) + functional.relu(self.colour(pixels))
+        return self.head_out(functional.relu(self.head_in(features)))
 
 
 def activate(raw: Float[Tensor, "N 4 H W"]) -> tuple[Float[Tensor, "N H W 3"], Float[Tensor, "N H W"]]:
     """Points and confidences of raw outputs.
 
-    Points keep the direction of the raw vector and grow exponentially with its length; confidences are above 1.
-
-    Source: DUSt3R, arXiv 2312.14132, section 3.2 (confidence 1 + exp) and its published depth mode "exp".
+    Source: DUSt3R, arXiv 2312.14132, section 3.2 (confidence 1 + exp).
     """
-    vectors = raw[:, :3].permute(0, 2, 3, 1).float()
+    return activate_points(raw[:, :3].permute(0, 2, 3, 1)), 1 + raw[:, 3].float().exp()
+
+
+def activate_points(vectors: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+    """Points that keep the direction of the raw vector and grow exponentially with its length.
+
+    Source: the published depth mode "exp" of DUSt3R.
+    """
+    vectors = vectors.float()
     lengths = vectors.norm(dim=-1, keepdim=True)
-    points = vectors / lengths.clamp(min=1e-7) * torch.expm1(lengths)
-    return points, 1 + raw[:, 3].float().exp()
+    return vectors / lengths.clamp(min=1e-8) * torch.expm1(lengths)
 
 
 def dense_pointmaps(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flarecli.model.config import FlareConfig
+from flarecli.model.config_flare import FlareConfig
 from flarecli.model.layers import EncBlock
 from flarecli.model.token_grid import TokenGrid, embed_patches
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flarecli.geometry.transforms import invert_rigid, quats_wxyz_from_matrix
-from flarecli.model.config import FlareConfig
+from flarecli.model.config_flare import FlareConfig
 from flarecli.model.decoder import GlobalStage, LocalStage, PoseStage
 from flarecli.model.dpt import DptHead, dense_pointmaps
 from flarecli.model.encoder import Encoded, Encoder
@@ -145,12 +145,22 @@ class Flare(nn.Module):
         return self.pose_embed(pose_condition(quats_wxyz, translation))
 
 
-def pose_condition(quats_wxyz: Float[Tensor, "B V 4"], translation: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 7"]:
-    """What the geometry stages are told of the poses: quaternions as they are, translations of mean length one.
+def pose_condition(
+    quats_wxyz: Float[Tensor, "B V 4"],
+    translation: Float[Tensor, "B V 3"],
+    unit: Float[Tensor, "B"] | None = None,
+) -> Float[Tensor, "B V 7"]:
+    """What the geometry stages are told of the poses: quaternions as they are, translations divided by a unit.
+
+    Args:
+        quats_wxyz: of any length.
+        translation: in any unit.
+        unit: length to divide by; None takes the mean length of the translations.
 
     Source: FLARE section 3.3; the mean runs over all views, the reference included.
     """
-    scale = translation.norm(dim=-1).mean(dim=1)[:, None, None] + 1e-8
+    unit = translation.norm(dim=-1).mean(dim=1) if unit is None else unit
+    scale = unit[:, None, None] + 1e-8
     return torch.cat([quats_wxyz, translation / scale], dim=-1)
 
 

@@ -1,14 +1,14 @@
-r"""From the parameter names of the published FLARE geometry checkpoint to ours.
+"""From the parameter names of the published FLARE geometry checkpoint to ours.
 
-Every published name is matched by exactly one rule. Two names of the dense heads (``scratch.layer1_rn`` and
-``scratch.layer_rn.0``) are one tensor in the published network, so two rules lead to the same target.
+Every published name is matched by exactly one rule.
 """
 
 from __future__ import annotations
 
+from flarecli.model.dpt_keys import point_head_rules
 from flarecli.model.keys import KeyRule
 
-_ENCODER = (
+ENCODER_RULES = (
     KeyRule(r"patch_embed\.proj\.(\w+)", r"encoder.patch_embed.\1"),
     KeyRule(r"enc_blocks\.(.+)", r"encoder.blocks.\1"),
     KeyRule(r"enc_norm\.(\w+)", r"encoder.norm.\1"),
@@ -16,7 +16,7 @@ _ENCODER = (
     KeyRule(r"enc_norm_coarse\.(\w+)", r"encoder.coarse_norm.\1"),
 )
 
-_POSE_STAGE = (
+POSE_STAGE_RULES = (
     KeyRule(r"pose_token_ref", "pose_stage.reference_token"),
     KeyRule(r"pose_token_source", "pose_stage.source_token"),
     KeyRule(r"decoder_embed\.(\w+)", r"pose_stage.embed.\1"),
@@ -28,7 +28,7 @@ _POSE_STAGE = (
     KeyRule(r"dec_cam_norm\.(\w+)", r"pose_stage.camera_norm.\1"),
 )
 
-_LOCAL_STAGE = (
+LOCAL_STAGE_RULES = (
     KeyRule(r"embed_pose\.(.+)", r"pose_embed.\1"),
     KeyRule(r"pose_token_ref_fine", "local_stage.reference_token"),
     KeyRule(r"pose_token_source_fine", "local_stage.source_token"),
@@ -43,7 +43,7 @@ _LOCAL_STAGE = (
     KeyRule(r"dec_cam_norm_fine\.(\w+)", r"local_stage.camera_norm.\1"),
 )
 
-_GLOBAL_STAGE = (
+GLOBAL_STAGE_RULES = (
     KeyRule(r"pose_token_ref_point", "global_stage.reference_token"),
     KeyRule(r"pose_token_source_point", "global_stage.source_token"),
     KeyRule(r"decoder_embed_point\.(\w+)", r"global_stage.embed.\1"),
@@ -58,7 +58,8 @@ _GLOBAL_STAGE = (
 )
 
 
-def _pose_head(theirs: str, ours: str) -> tuple[KeyRule, ...]:
+def pose_head_rules(theirs: str, ours: str) -> tuple[KeyRule, ...]:
+    """Rules of one pose head."""
     return (
         KeyRule(rf"{theirs}\.pose_proj\.(\w+)", rf"{ours}.encoding_embed.\1"),
         KeyRule(rf"{theirs}\.pose_token_ref", f"{ours}.reference_token"),
@@ -68,48 +69,29 @@ def _pose_head(theirs: str, ours: str) -> tuple[KeyRule, ...]:
     )
 
 
-def _dense_head(theirs: str, ours: str) -> tuple[KeyRule, ...]:
-    dpt = rf"{theirs}\.dpt"
-    unit = r"\.resConfUnit2\.(.+)"
-    skip = r"\.resConfUnit1\.(.+)"
-    rows = [
-        KeyRule(rf"{theirs}\.head_local_features\..+", None, "descriptors that inference throws away"),
-        KeyRule(rf"{dpt}\.scratch\.refinenet4{skip}", None, "the coarsest fusion has nothing to fuse with"),
-        KeyRule(rf"{dpt}\.act_postprocess\.(.+)", rf"{ours}.reassemble.\1"),
-        KeyRule(rf"{dpt}\.scratch\.layer_rn\.(\d+)\.weight", rf"{ours}.project.\1.weight"),
-        KeyRule(rf"{dpt}\.head\.0\.(\w+)", rf"{ours}.head_in.\1"),
-        KeyRule(rf"{dpt}\.head\.2\.(\w+)", rf"{ours}.head_mid.\1"),
-        KeyRule(rf"{dpt}\.head\.4\.(\w+)", rf"{ours}.head_out.\1"),
-    ]
-    for level in range(4):
-        fusion = rf"{dpt}\.scratch\.refinenet{level + 1}"
-        rows += [
-            KeyRule(rf"{dpt}\.scratch\.layer{level + 1}_rn\.weight", f"{ours}.project.{level}.weight"),
-            KeyRule(rf"{fusion}{skip}", rf"{ours}.fusions.{level}.skip_unit.\1"),
-            KeyRule(rf"{fusion}{unit}", rf"{ours}.fusions.{level}.unit.\1"),
-            KeyRule(rf"{fusion}\.out_conv\.(\w+)", rf"{ours}.fusions.{level}.out.\1"),
-        ]
-    return tuple(rows)
-
-
-_UNUSED = (
+UNUSED_RULES = (
     KeyRule("mask_token", None, "left over from masked pre-training"),
-    KeyRule(r"patch_embed_coarse\..+", None, "never called; the coarse grid is made by patch_embed_coarse2"),
     KeyRule(r"patch_embed_test_\..+", None, "only its positions are used, never its convolution"),
-    KeyRule(r"enc_(blocks|norm)_stage2\..+", None, "belongs to the novel-view network"),
     KeyRule(r"dec_norm\..+", None, "the image tokens of the coarse stage are never read"),
+)
+
+_NO_APPEARANCE = (
+    KeyRule(r"patch_embed_coarse\..+", None, "never called; the coarse grid is made by patch_embed_coarse2"),
+    KeyRule(r"downstream_head[12]\.head_local_features\..+", None, "descriptors that inference throws away"),
+    KeyRule(r"enc_(blocks|norm)_stage2\..+", None, "belongs to the novel-view network"),
     KeyRule(r"downstream_head4\..+", None, "Gaussian head of the novel-view network"),
     KeyRule(r"cnn_(wobn|proj|fusion)\..+", None, "appearance branch of the novel-view network"),
 )
 
 FLARE_KEYS: tuple[KeyRule, ...] = (
-    *_UNUSED,
-    *_ENCODER,
-    *_POSE_STAGE,
-    *_pose_head("pose_head", "coarse_pose_head"),
-    *_LOCAL_STAGE,
-    *_pose_head("pose_head_stage2", "refined_pose_head"),
-    *_GLOBAL_STAGE,
-    *_dense_head("downstream_head1", "local_head"),
-    *_dense_head("downstream_head2", "global_head"),
+    *UNUSED_RULES,
+    *_NO_APPEARANCE,
+    *ENCODER_RULES,
+    *POSE_STAGE_RULES,
+    *pose_head_rules("pose_head", "coarse_pose_head"),
+    *LOCAL_STAGE_RULES,
+    *pose_head_rules("pose_head_stage2", "refined_pose_head"),
+    *GLOBAL_STAGE_RULES,
+    *point_head_rules("downstream_head1", "local_head"),
+    *point_head_rules("downstream_head2", "global_head"),
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from flarecli.errors import InputError, WeightsError
-from flarecli.model.config import MODELS, ModelSpec, WeightsSpec
+from flarecli.model.config import MODELS
 from flarecli.model.digests import file_sha256, read_json, user_cache, write_json
+from flarecli.model.spec import ModelSpec, WeightsSpec
 
 LicencePolicy = Literal["any", "commercial"]
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from flarecli.errors import WeightsError
 from flarecli.model.checkpoints import convert, load_weights
-from flarecli.model.config import ModelSpec, find_model
+from flarecli.model.config import find_model
 from flarecli.model.digests import remembered_sha256
 from flarecli.model.hub import LicencePolicy, licence_check, locate, pull_hint, weights_of
+from flarecli.model.spec import ModelSpec
 from flarecli.scene.views import Prediction, Views
 
 

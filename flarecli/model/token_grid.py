@@ -6,7 +6,7 @@ the upright photo, so all views of a batch have the same number of tokens but tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,5 +66,25 @@ def embed_patches(
         parts.append(tokens.unflatten(0, (len(maps), len(views))))
     if len(parts) == 1:
         return parts[0]
+    return _in_order(parts, groups)
+
+
+def apply_upright(
+    network: Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "N D H W"]],
+    maps: Float[Tensor, "B V C H W"],
+    portrait: Sequence[bool],
+) -> Float[Tensor, "B V D H W"]:
+    """Run an image network on each stored view upright; the result is stored as the maps are."""
+    groups = orientation_groups(portrait)
+    parts = []
+    for flag, views in groups:
+        part = maps[:, views].flatten(0, 1)
+        out = network(part.transpose(-1, -2)).transpose(-1, -2) if flag else network(part)
+        parts.append(out.unflatten(0, (len(maps), len(views))))
+    return _in_order(parts, groups)
+
+
+def _in_order(parts: list[Tensor], groups: list[tuple[bool, list[int]]]) -> Tensor:
+    """Views of several orientation groups in the order of the batch."""
     order = [view for _, views in groups for view in views]
-    return torch.cat(parts, dim=1)[:, [order.index(view) for view in range(len(portrait))]]
+    return torch.cat(parts, dim=1)[:, [order.index(view) for view in range(len(order))]]

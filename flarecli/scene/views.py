@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,6 +49,29 @@ class Views:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GaussianMaps:
+    """One Gaussian per pixel of V views; its centre is the pixel's point in the frame of the reference camera.
+
+    Same storage layout, frame and unit as :attr:`Prediction.points_global`; activated values.
+
+    Attributes:
+        scales: standard deviations along the three axes.
+        quats_wxyz: orientation of the axes, real part first; of unit length but for pixels without a direction.
+        opacities: in [0, 1].
+        sh: spherical-harmonic colours; colour = 0.5 + sum(sh * basis).
+    """
+
+    scales: Float[Tensor, "*v H W 3"]
+    quats_wxyz: Float[Tensor, "*v H W 4"]
+    opacities: Float[Tensor, "*v H W"]
+    sh: Float[Tensor, "*v H W D 3"]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> GaussianMaps:
+        """The same maps with every tensor changed."""
+        return GaussianMaps(*(change(getattr(self, field.name)) for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What every geometry network returns for V views; landscape storage like :class:`Views`, view 0 is the reference.
 
@@ -60,6 +84,7 @@ class Prediction:
         points_global: every pixel in the frame of the reference camera; unit of its own.
         confidence_global: > 1.
         descriptors: unit-length local descriptors at 1/S resolution, or None where the network has none.
+        gaussians: a Gaussian per pixel, or None where the network has none.
     """
 
     coarse_c2w: Float[Tensor, "V 4 4"]
@@ -70,3 +95,4 @@ class Prediction:
     points_global: Float[Tensor, "V H W 3"]
     confidence_global: Float[Tensor, "V H W"]
     descriptors: Float[Tensor, "V C h w"] | None = None
+    gaussians: GaussianMaps | None = None

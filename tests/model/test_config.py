@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from flarecli.errors import InputError
-from flarecli.model.config import MODELS, FlareConfig, find_model
+from flarecli.model.config import MODELS, find_model
+from flarecli.model.config_flare import FlareConfig
 from flarecli.model.config_small import FlareSmallConfig
 
 

@@ -6,12 +6,8 @@ name, so this is a test of the map as well.
 
 from __future__ import annotations
 
-import csv
-import re
 import time
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,54 +15,28 @@ import pytest
 import torch
 from torch import nn
 
-from flarecli.model.config import FlareConfig
+from flarecli.model.config_flare import FlareConfig
 from flarecli.model.dpt import activate
 from flarecli.model.flare import Flare, FlareOutput
 from flarecli.model.flare_keys import FLARE_KEYS
-from flarecli.model.keys import our_name
 from flarecli.model.layers import rotary
 from flarecli.model.pose_head import decode_pose, harmonic_embedding
 from flarecli.runtime import available_memory
+from tests.model.published import SHARED, assert_checksum, assert_parity, build_filled, flare_weights
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "flare"
-TOLERANCE = 1e-4
+FLARE_SHARED = SHARED / "flare"
 NEEDED_BYTES = 8 * 2**30
 
 pytestmark = [
     pytest.mark.shared,
-    pytest.mark.skipif(not SHARED.is_dir(), reason="the reference material is not beside the checkout"),
+    pytest.mark.skipif(not FLARE_SHARED.is_dir(), reason="the reference material is not beside the checkout"),
 ]
 
 
 @pytest.fixture(scope="module")
 def fixture() -> Iterator[dict[str, np.ndarray]]:
-    with np.load(SHARED / "geometry_pose_parity.npz") as arrays:
+    with np.load(FLARE_SHARED / "geometry_pose_parity.npz") as arrays:
         yield {name: arrays[name] for name in arrays.files}
-
-
-def published_shapes() -> dict[str, tuple[int, ...]]:
-    with (SHARED / "geometry_pose.keys.tsv").open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return {row["key"]: tuple(int(side) for side in row["shape"].split("x")) for row in rows}
-
-
-def rule_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The value that the rule gives a published parameter."""
-    seed = zlib.crc32(key.encode()) & 0x7FFFFFFF
-    values = np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
-    if "token" in key:
-        values *= np.float32(0.02)
-    elif len(shape) >= 2:
-        values /= np.float32(np.sqrt(int(np.prod(shape[1:]))))
-        if key.endswith("pose_proj.weight"):
-            values[:, :756] *= (2.0 ** -(np.arange(756) % 42)).astype(np.float32)
-        if key.endswith("dpt.head.4.weight"):
-            values *= np.float32(0.0625)
-    else:
-        values = np.float32(0.02) * values
-        if key.endswith(".weight"):
-            values += np.float32(1)
-    return torch.from_numpy(values)
 
 
 @pytest.fixture(scope="module")
@@ -75,27 +45,11 @@ def network() -> Flare:
     if available_memory(torch.device("cpu")) < NEEDED_BYTES:
         pytest.skip("needs 8 GB of free memory")
     started = time.monotonic()
-    with torch.device("meta"):
-        network = Flare(FlareConfig())
-    state = {}
-    for key, shape in published_shapes().items():
-        name = our_name(key, FLARE_KEYS)
-        if name is not None and not re.search(r"\.layer\d_rn\.", key):
-            state[name] = rule_weight(key, shape)
-    network.load_state_dict(state, strict=True, assign=True)
+    network = build_filled(
+        lambda: Flare(FlareConfig()), flare_weights(FLARE_SHARED / "geometry_pose.keys.tsv"), FLARE_KEYS
+    )
     print(f"filled the network in {time.monotonic() - started:.0f} s")  # noqa: T201
-    return network.eval()
-
-
-def relative_error(ours: torch.Tensor | np.ndarray, theirs: np.ndarray) -> float:
-    ours = np.asarray(ours, dtype=np.float64)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
-def assert_parity(ours: torch.Tensor | np.ndarray, theirs: np.ndarray, what: str) -> None:
-    error = relative_error(ours, theirs)
-    assert error <= TOLERANCE, f"{what}: relative error {error:.2e}"
+    return network
 
 
 def run_case(network: Flare, fixture: dict[str, np.ndarray], case: str) -> FlareOutput:
@@ -176,19 +130,6 @@ def check_tokens(recorder: Recorder, fixture: dict[str, np.ndarray], case: str) 
     for layer in range(12):
         assert_checksum(local[layer], fixture, f"{case}stage2/out_{layer + 1}")
         assert_checksum(recorder.outputs["global_stage"][layer], fixture, f"{case}stage3/out_{layer + 1}")
-
-
-def assert_checksum(ours: torch.Tensor, fixture: dict[str, np.ndarray], prefix: str) -> None:
-    """Compare with 128 recorded values and the moments of a large array."""
-    assert list(ours.shape) == fixture[f"{prefix}/shape"].tolist()
-    flat = ours.flatten().double().numpy()
-    picked = np.rint(np.linspace(0, len(flat) - 1, 64)).astype(int)
-    scale = np.abs(flat).max()
-    for values, name in ((flat[:64], "first64"), (flat[picked], "spaced64")):
-        error = np.abs(values - fixture[f"{prefix}/{name}"]).max() / scale
-        assert error <= TOLERANCE, f"{prefix}/{name}: relative error {error:.2e}"
-    moments = np.array([flat.mean(), flat.std(ddof=1)])
-    assert np.abs(moments - fixture[f"{prefix}/meanstd"]).max() <= TOLERANCE * scale
 
 
 @pytest.mark.slow

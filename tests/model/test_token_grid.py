@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flarecli.model.layers import grid_positions, rotary
-from flarecli.model.token_grid import TokenGrid, embed_patches, orientation_groups
+from flarecli.model.token_grid import TokenGrid, apply_upright, embed_patches, orientation_groups
 
 
 def test_portrait_views_count_rows_of_the_upright_photo() -> None:
@@ -49,3 +49,16 @@ def test_patches_of_portrait_views_are_embedded_upright() -> None:
     torch.testing.assert_close(tokens[0, 0], expected)
     torch.testing.assert_close(tokens[0, 2], expected)
     torch.testing.assert_close(tokens[0, 1], conv(landscape[None]).flatten(2).transpose(1, 2)[0])
+
+
+def test_an_image_network_sees_every_view_upright() -> None:
+    conv = torch.nn.Conv2d(2, 3, 3, padding=1)
+    maps = torch.randn(2, 3, 2, 6, 8)
+    stored = maps.clone()
+    # The middle view is a portrait one: what is stored is its transpose.
+    portrait = [False, True, False]
+    out = apply_upright(conv, stored, portrait)
+    assert out.shape == (2, 3, 3, 6, 8)
+    torch.testing.assert_close(out[:, 0], conv(maps[:, 0]))
+    torch.testing.assert_close(out[:, 1].transpose(-1, -2), conv(maps[:, 1].transpose(-1, -2)))
+    torch.testing.assert_close(out[:, 2], conv(maps[:, 2]))

@@ -1,0 +1,74 @@
+"""What one row of the table of models says: network, weights, licence, image size, views (torch-free)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flarecli.model.config_flare import FlareConfig
+from flarecli.model.config_small import FlareSmallConfig
+from flarecli.model.keys import KeyRule
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Which image size a network takes; landscape storage.
+
+    Attributes:
+        size_hw: the one size it was trained for, or None where any size works.
+        long_side: recommended long side in pixels.
+        multiple: both sides must be multiples of this.
+    """
+
+    size_hw: tuple[int, int] | None
+    long_side: int
+    multiple: int
+
+
+@dataclass(frozen=True)
+class WeightsSpec:
+    """One published or shipped weights file.
+
+    Attributes:
+        filename: name in the hub repository, in a checkout's ``weights/`` and in the user's cache.
+        hub_repo: repository on the Hugging Face hub, or None for a file that ships with flarecli.
+        sha256: known checksum of the file, or None where none is published; the hub's own checksum then counts.
+        size_bytes: size of the file; only a guide where sha256 is None.
+        licence: its name.
+        commercial: whether the licence allows commercial use.
+        source: where the weights come from, for credits.
+        key_rules: how its parameter names become ours; names that no rule matches must be ours already.
+    """
+
+    filename: str
+    hub_repo: str | None
+    sha256: str | None
+    size_bytes: int
+    licence: str
+    commercial: bool
+    source: str
+    key_rules: tuple[KeyRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One row of the table of models.
+
+    Attributes:
+        name: what the user types.
+        task: one line for lists.
+        build: "module:Class" of the network, which is called with the config.
+        config: sizes of the network.
+        weights: its weights; None means random weights of a fixed seed (for tests of the program).
+        canvas: image size.
+        max_views: most views that one forward pass is meant for.
+        hidden: whether lists leave it out.
+    """
+
+    name: str
+    task: str
+    build: str
+    config: FlareConfig | FlareSmallConfig
+    weights: WeightsSpec | None
+    canvas: Canvas
+    max_views: int
+    hidden: bool = False
