@@ -1,0 +1,1 @@
+"""What a finished scene looks like: its photos, camera paths, films, sheets, and Gaussians fitted to photos."""

@@ -1,0 +1,78 @@
+"""`flare render`: films, frames and contact sheets of a scene's Gaussians."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flarecli.cli.console import Talk
+from flarecli.cli.options import TalkOptions, take_groups
+
+EPILOG = """
+[bold]Examples[/bold]
+
+flare render scene -o fly.mp4
+
+flare render scene -o frames --path between --show depth
+
+flare render scene -o sheet.png --contact-sheet
+"""
+
+
+@take_groups
+def render(
+    scene: Annotated[Path, typer.Argument(help="Folder that flare reconstruct wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="fly.mp4, a folder for PNG frames, or sheet.png.")],
+    talking: TalkOptions,
+    path: Annotated[
+        Literal["orbit", "between", "spiral"],
+        typer.Option(help="Around the scene, through the cameras of the photos, or around the mean camera."),
+    ] = "orbit",
+    show: Annotated[Literal["color", "depth", "normals"], typer.Option(help="What the frames show.")] = "color",
+    contact_sheet: Annotated[
+        bool, typer.Option("--contact-sheet", help="One PNG: photo, render, error, depth, normals of every photo.")
+    ] = False,
+    gaussians: Annotated[
+        Path | None, typer.Option(help="Gaussians from this .ply, .splat or .spz instead of the scene's own.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 120,
+    fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 30,
+    long_side: Annotated[
+        int | None, typer.Option(min=16, help="Longer side of the pictures; default 640, of a sheet 240.")
+    ] = None,
+    background: Annotated[Literal["black", "white"], typer.Option(help="Behind the scene.")] = "black",
+    antialiased: Annotated[bool, typer.Option("--antialiased", help="Keep small Gaussians small.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing film or sheet.")] = False,
+) -> None:
+    """Render a film, frames, or a contact sheet of a finished scene."""
+    from flarecli.appearance.film import FilmLook, write_film
+    from flarecli.appearance.paths import make_path
+    from flarecli.appearance.photos import load_views, rendering_device, scaled_size
+    from flarecli.appearance.sheet import write_contact_sheet
+    from flarecli.export.archive import load_scene
+    from flarecli.export.gaussian_files import read_gaussians, scene_gaussians
+    from flarecli.render.splats import Splats
+
+    with Talk(talking) as talk, talk.progress() as on_progress:
+        reconstruction = load_scene(scene)
+        target = rendering_device(device)
+        splats = Splats.of(scene_gaussians(reconstruction) if gaussians is None else read_gaussians(gaussians), target)
+        result: dict[str, object] = {"command": "render", "exit_code": 0, "output": output, "gaussians": len(splats)}
+        if contact_sheet:
+            views = load_views(scene, reconstruction, long_side or 240, target)
+            scores = write_contact_sheet(
+                splats, views, output, antialiased=antialiased, overwrite=overwrite, on_progress=on_progress
+            )
+            result["psnr_db"] = scores
+            talk.say(f"PSNR of the photos: {sum(scores.values()) / len(scores):.2f} dB on average")
+        else:
+            size_hw = scaled_size([int(v) for v in reconstruction.cameras.size_hw[0]], long_side or 640)
+            look = FilmLook(quantity=show, fps=fps, background=float(background == "white"), antialiased=antialiased)
+            way = make_path(path, reconstruction, frames, size_hw)
+            write_film(splats, way, output, look, overwrite=overwrite, on_progress=on_progress)
+            result |= {"frames": frames, "size_hw": size_hw}
+        talk.say(f"wrote {output}")
+        talk.result(result)
