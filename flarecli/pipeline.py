@@ -176,8 +176,10 @@ def _reconstruct(
     job: SceneJob, photo_set: PhotoSet, model: LoadedModel, clock: _Clock, on_progress: Progress | None
 ) -> Reconstruction:
     from flarecli.inference.assemble import assemble
+    from flarecli.inference.correspondences import dense_matches
     from flarecli.inference.predict import predict
     from flarecli.inference.priors import collect_priors
+    from flarecli.refine.dense import solve_from_matches
     from flarecli.refine.run import RefineOptions, refine
     from flarecli.runtime import cpu_count, resolve_device
 
@@ -194,6 +196,8 @@ def _reconstruct(
         )
     with clock("assemble"):
         result = assemble(photos, predicted, priors)
+        matches = dense_matches(predicted)
+        result = solve_from_matches(result, matches, photos, priors, threads=cpu_count(), seed=job.seed)
     if job.refine != "none":
         with clock("refine"):
             options = RefineOptions(mode=job.refine, preset=job.preset, threads=cpu_count(), seed=job.seed)

@@ -53,7 +53,7 @@ def assemble(photos: Sequence[Photo], predicted: Predicted, priors: Priors) -> R
         image_names=names,
         cameras=cameras,
         points=PointCloud(empty, empty, np.zeros(0), np.zeros(0), np.zeros((0, 2))),
-        tracks=Tracks(empty, empty, np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, 2))),
+        tracks=Tracks.empty(),
         depth_maps=depth_maps,
         verdicts=verdicts,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flarecli.scene.views import Prediction
@@ -19,21 +19,28 @@ class Correspondences:
         first: (x, y) in the first view.
         second: (x, y) in the second view.
         similarity: cosine of the descriptors.
+        cell: number of the descriptor in the first view, row-major in storage.
     """
 
     first: Float[Tensor, "N 2"]
     second: Float[Tensor, "N 2"]
     similarity: Float[Tensor, "N"]
+    cell: Int[Tensor, "N"]
 
 
-def match_views(prediction: Prediction, portrait: Bool[Tensor, "V"], first: int, second: int) -> Correspondences:
-    """Mutual nearest neighbours between the descriptors of two views, sharpened to fractions of a cell.
+def match_views(
+    prediction: Prediction, portrait: Bool[Tensor, "V"], first: int, second: int, step: int = 1
+) -> Correspondences:
+    """Mutual nearest neighbours between the descriptors of two views.
+
+    Positions in the first view are centres of cells, those in the second are sharpened to fractions of a cell.
 
     Args:
         prediction: with descriptors.
         portrait: which views are stored transposed.
         first: index of a view.
         second: index of another view.
+        step: look only for cells this many rows and columns apart; time falls with its square.
 
     Raises:
         ValueError: the network has no descriptors.
@@ -42,17 +49,20 @@ def match_views(prediction: Prediction, portrait: Bool[Tensor, "V"], first: int,
         raise ValueError("this network returns no descriptors")
     height, width = prediction.descriptors.shape[-2:]
     a, b = (prediction.descriptors[view].flatten(1).T for view in (first, second))
-    similar = a @ b.T
-    there, back = similar.argmax(1), similar.argmax(0)
-    mutual = (back[there] == torch.arange(len(there), device=there.device)).nonzero()[:, 0]
-    targets = there[mutual]
-    here = torch.stack([mutual % width, mutual // width], -1).float()
+    rows, columns = (torch.arange(step // 2, size, step, device=a.device) for size in (height, width))
+    sought = (rows[:, None] * width + columns[None]).flatten()
+    similar = a[sought] @ b.T
+    there = similar.argmax(1)
+    mutual = ((b[there] @ a.T).argmax(1) == sought).nonzero()[:, 0]
+    cell, targets = sought[mutual], there[mutual]
+    here = torch.stack([cell % width, cell // width], -1).float()
     found = _sharpen(similar[mutual].view(-1, height, width), targets)
     stride = prediction.points_local.shape[2] / width
     return Correspondences(
         _pixels(here, stride, bool(portrait[first])),
         _pixels(found, stride, bool(portrait[second])),
         similar[mutual, targets],
+        cell,
     )
 
 

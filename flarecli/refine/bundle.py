@@ -238,7 +238,7 @@ def tracks_from_model(model: pycolmap.Reconstruction, candidate: Candidate, rgb_
         of = views == photo
         pixels[of] = ideal_pixels(candidate.lenses.K[group], float(candidate.lenses.k1[group]), pixels[of])
     points = seen.xyz[kept]
-    error = _track_errors(points, index, views, pixels, candidate)
+    error = track_errors(points, index, views, pixels, candidate)
     return Tracks(points, rgb, error, index, views, pixels)
 
 
@@ -267,9 +267,10 @@ class _Observations:
         return _Observations(xyz, np.repeat(np.arange(len(points)), lengths), flat[:, 0] - 1, pixel)
 
 
-def _track_errors(
+def track_errors(
     points: np.ndarray, index: np.ndarray, views: np.ndarray, pixels: np.ndarray, candidate: Candidate
 ) -> np.ndarray:
+    """Mean reprojection error (M,) of points in ideal pixels: observation i sees point ``index[i]`` in ``views[i]``."""
     w2c, K = invert_rigid(candidate.c2w), candidate.lenses.K[candidate.lenses.group]
     camera = np.einsum("oij,oj->oi", w2c[views, :3, :3], points[index]) + w2c[views, :3, 3]
     projected = camera[:, :2] / camera[:, 2:] * K[views][:, [0, 1], [0, 1]] + K[views][:, :2, 2]

@@ -15,8 +15,8 @@ from flarecli.refine.twoview import in_front, sampson_px
 
 Pair = tuple[int, int]
 
-THRESHOLD_PER_PIXEL = 2.0 / 1024
-"""Inlier threshold of a match, as a fraction of the long side of the photo (2 px at 1024)."""
+SIFT_TOLERANCE = 2.0 / 1024
+"""Inlier threshold of SIFT matches, as a fraction of the long side of the photo (2 px at 1024)."""
 
 _PAIR_SATURATION = 100.0
 # A pair with a thousand matches is hardly better known than one with a few hundred.
@@ -46,10 +46,18 @@ class MatchGraph:
     Attributes:
         features: per photo.
         matches: keypoint indices per pair (a < b), M x 2.
+        tolerance: inlier threshold of a match, as a fraction of the long side of the photo.
+        weight: what a match says compared with a SIFT match; less than one where neighbours err alike.
     """
 
     features: Sequence[Features]
     matches: Mapping[Pair, np.ndarray]
+    tolerance: float = SIFT_TOLERANCE
+    weight: float = 1.0
+
+    def threshold_px(self, lenses: Lenses, pair: Pair) -> float:
+        """Inlier threshold of a pair in pixels."""
+        return self.tolerance * max(lenses.long_side(pair[0]), lenses.long_side(pair[1]))
 
     def pixels(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Matched photo pixels of a pair."""
@@ -61,11 +69,6 @@ class MatchGraph:
         """Matched points of a pair on the planes z = 1."""
         a, b = self.pixels(pair)
         return lenses.rays(pair[0], a), lenses.rays(pair[1], b)
-
-
-def threshold_px(lenses: Lenses, pair: Pair) -> float:
-    """Inlier threshold of a pair in pixels."""
-    return THRESHOLD_PER_PIXEL * max(lenses.long_side(pair[0]), lenses.long_side(pair[1]))
 
 
 def pair_inliers(graph: MatchGraph, candidate: Candidate) -> dict[Pair, np.ndarray]:
@@ -82,7 +85,7 @@ def pair_inliers(graph: MatchGraph, candidate: Candidate) -> dict[Pair, np.ndarr
         rotation, translation = b_from_a[:3, :3], b_from_a[:3, 3] / length
         rays_a, rays_b = graph.rays(pair, candidate.lenses)
         focal = np.sqrt(candidate.lenses.focal_px(a) * candidate.lenses.focal_px(b))
-        good = sampson_px(rotation, translation, rays_a, rays_b, focal) < threshold_px(candidate.lenses, pair)
+        good = sampson_px(rotation, translation, rays_a, rays_b, focal) < graph.threshold_px(candidate.lenses, pair)
         out[pair] = good & in_front(rotation, translation, rays_a, rays_b)
     return out
 

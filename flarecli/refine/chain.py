@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flarecli.geometry.transforms import invert_rigid, rigid
-from flarecli.refine.candidate import Candidate, MatchGraph, Pair, threshold_px
+from flarecli.refine.candidate import Candidate, MatchGraph, Pair
 from flarecli.refine.lens import Lenses
 from flarecli.refine.twoview import RelativePose, relative_pose
 
@@ -27,7 +27,7 @@ def relative_poses(graph: MatchGraph, lenses: Lenses, *, min_support: int, seed:
         if len(matches) < min_support:
             continue
         focal = lenses.focal_px(pair[0]), lenses.focal_px(pair[1])
-        pose = relative_pose(*graph.rays(pair, lenses), focal, threshold_px(lenses, pair), seed)
+        pose = relative_pose(*graph.rays(pair, lenses), focal, graph.threshold_px(lenses, pair), seed)
         if pose is not None and pose.support >= min_support:
             out[pair] = pose
     return out

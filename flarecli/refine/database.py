@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,8 @@ def write_database(path: Path, features: Sequence[Features], lenses: Lenses, *, 
             frame.add_data_id(pycolmap.data_t(pycolmap.sensor_t(pycolmap.SensorType.CAMERA, camera_id), index + 1))
             database.write_frame(frame, use_frame_id=True)
             database.write_keypoints(index + 1, found.keypoints)
-            database.write_descriptors(index + 1, found.descriptors)
+            if found.descriptors is not None:
+                database.write_descriptors(index + 1, found.descriptors)
     finally:
         database.close()
 
@@ -67,6 +68,16 @@ def match_pairs(path: Path, pairs: Sequence[Pair], threads: int) -> dict[Pair, n
     finally:
         database.close()
     return {pair: matches.astype(np.int64) for pair, matches in found.items() if len(matches)}
+
+
+def write_matches(path: Path, matches: Mapping[Pair, np.ndarray]) -> None:
+    """Write keypoint indices of matched pairs, M x 2 each."""
+    database = pycolmap.Database.open(path)
+    try:
+        for (a, b), indices in matches.items():
+            database.write_matches(a + 1, b + 1, indices.astype(np.uint32))
+    finally:
+        database.close()
 
 
 def update_cameras(path: Path, lenses: Lenses, *, trust_focal: bool) -> None:

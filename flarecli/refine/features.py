@@ -23,12 +23,12 @@ class Features:
 
     Attributes:
         keypoints: x, y (pixels of the upright photo, pixel centres at 0.5), scale in pixels, orientation in radians.
-        descriptors: one row per keypoint, as pycolmap wants them.
+        descriptors: one row per keypoint, as pycolmap wants them; None where the matches come from elsewhere.
         bitmap_scale: photo pixels per pixel of the picture that SIFT saw; 1 unless the photo was very large.
     """
 
     keypoints: Float[np.ndarray, "N 4"]
-    descriptors: pycolmap.FeatureDescriptors
+    descriptors: pycolmap.FeatureDescriptors | None
     bitmap_scale: float = 1.0
 
     @property

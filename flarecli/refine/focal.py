@@ -36,12 +36,12 @@ class FocalEstimate:
     sigma: float
 
 
-def combine_profiles(profiles: Sequence[FocalProfile], prior: FocalEstimate) -> FocalEstimate:
+def combine_profiles(profiles: Sequence[FocalProfile], prior: FocalEstimate, weight: float = 1.0) -> FocalEstimate:
     """Maximum a posteriori focal length, between grid points by a parabola through the three lowest costs."""
     cost = 0.5 * (np.log(FOCAL_GRID / prior.ratio) / prior.sigma) ** 2
     for profile in profiles:
         if profile.inliers >= 20:
-            cost = cost + _MATCH_WEIGHT * np.minimum(profile.cost - profile.cost.min(), _PAIR_CAP)
+            cost = cost + weight * _MATCH_WEIGHT * np.minimum(profile.cost - profile.cost.min(), _PAIR_CAP)
     best = int(np.argmin(cost))
     step = float(np.log(FOCAL_GRID[1] / FOCAL_GRID[0]))
     if best in (0, len(cost) - 1):

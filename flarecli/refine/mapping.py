@@ -15,7 +15,7 @@ from flarecli.refine.lens import Lenses
 
 
 def incremental_candidates(
-    database: Path, folder: Path, lenses: Lenses, *, threads: int, seed: int, few: bool
+    database: Path, folder: Path, lenses: Lenses, *, threads: int, seed: int, few: bool, distortion: bool = True
 ) -> list[Candidate]:
     """Models of incremental mapping, largest first.
 
@@ -26,11 +26,13 @@ def incremental_candidates(
         threads: threads to use.
         seed: random seed.
         few: relax what COLMAP asks of photo counts, angles and track lengths; right for a handful of photos.
+        distortion: estimate the radial term of unknown lenses.
     """
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads, options.random_seed = threads, seed
     options.min_model_size, options.extract_colors = 2, False
     options.constant_cameras = _known_cameras(lenses)
+    options.ba_refine_extra_params = distortion
     if few:
         options.min_num_matches = 12
         options.mapper.init_min_num_inliers = 30
@@ -43,10 +45,13 @@ def incremental_candidates(
     return _candidates("incremental", models.values(), lenses)
 
 
-def global_candidates(database: Path, folder: Path, lenses: Lenses, *, threads: int, seed: int) -> list[Candidate]:
-    """Models of global mapping (rotation averaging, then all positions at once), largest first."""
+def global_candidates(
+    database: Path, folder: Path, lenses: Lenses, *, threads: int, seed: int, distortion: bool = True
+) -> list[Candidate]:
+    """Models of global mapping (rotation averaging, then all positions at once), largest first; arguments as above."""
     options = pycolmap.GlobalPipelineOptions()
     options.num_threads, options.random_seed, options.min_num_matches = threads, seed, 12
+    options.mapper.bundle_adjustment.refine_extra_params = distortion
     work = folder / "global"
     work.mkdir()
     try:

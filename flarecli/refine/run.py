@@ -10,18 +10,16 @@ from typing import Literal
 import numpy as np
 import pycolmap
 
-from flarecli.geometry.projection import map_intrinsics
-from flarecli.geometry.transforms import Sim3
 from flarecli.images.loading import Photo
 from flarecli.refine.bundle import reprojection_px, tracks_from_model
 from flarecli.refine.candidate import Candidate, Pair
-from flarecli.refine.depth import align_depth
 from flarecli.refine.features import extract_features
 from flarecli.refine.lens import Lenses
+from flarecli.refine.place import common_world, placed_depth, prior_lenses
 from flarecli.refine.solve import Solution, SolveOptions, solve
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.priors import Priors
-from flarecli.scene.reconstruction import DepthMap, PhotoVerdict, PointCloud, Reconstruction, Tracks
+from flarecli.scene.reconstruction import PhotoVerdict, PointCloud, Reconstruction, Tracks
 
 _NETWORK_SIGMA = 0.5  # of the logarithm of the network's focal length
 _FEW = 6
@@ -116,18 +114,17 @@ def choose_pairs(initial: Reconstruction) -> list[Pair]:
 
 
 def _lenses(priors: Priors, cameras: Cameras) -> Lenses:
-    """One lens per group; without EXIF its focal length is a guess that the network's answer draws towards itself."""
-    groups = np.unique(priors.group)
-    first = np.array([int(np.flatnonzero(priors.group == group)[0]) for group in groups])
-    K, sigma = priors.K[first].copy(), priors.sigma[first].copy()
-    index = np.searchsorted(groups, priors.group)
-    for row, (photo, spread) in enumerate(zip(first, sigma, strict=True)):
+    """Starting lenses; without EXIF the focal length is a guess that the network's answer draws towards itself."""
+    lenses = prior_lenses(priors)
+    K, sigma = lenses.K.copy(), lenses.sigma.copy()
+    for row, spread in enumerate(lenses.sigma):
         if spread > 0:
+            photo = int(np.flatnonzero(lenses.group == row)[0])
             weight = spread**2 / (spread**2 + _NETWORK_SIGMA**2)
             focal = K[row, 0, 0] ** (1 - weight) * cameras.K[photo, 0, 0] ** weight
             K[row, 0, 0] = K[row, 1, 1] = focal
             sigma[row] = spread * np.sqrt(1 - weight)
-    return Lenses(index, priors.size_hw[first], K, priors.k1[first].copy(), sigma)
+    return replace(lenses, K=K, sigma=sigma)
 
 
 def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, solution: Solution) -> Reconstruction:
@@ -143,13 +140,14 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
         tracks = tracks_from_model(adjusted.model, best, rgb_of)
         errors, observations = reprojection_px(adjusted.model, count), adjusted.observations
     else:
-        tracks, errors, observations = initial.tracks, np.full(count, np.nan), np.zeros(count, int)
-    sim = _world(cameras, initial, priors)
+        # Points of the network's own matches belong to the cameras they were made with.
+        tracks, errors, observations = Tracks.empty(), np.full(count, np.nan), np.zeros(count, int)
+    sim = common_world(cameras, initial.cameras, priors)
     # Known poses pass through pycolmap and come back with other last digits.
     cameras = cameras.transformed(sim) if priors.c2w is None else replace(cameras, c2w=priors.c2w)
     tracks = replace(tracks, xyz=sim.apply(tracks.xyz))
     depth_maps = tuple(
-        None if depth_map is None else _refined_depth(depth_map, view, initial.cameras, cameras, tracks)
+        None if depth_map is None else placed_depth(depth_map, view, initial.cameras, cameras, tracks)
         for view, depth_map in enumerate(initial.depth_maps)
     )
     verdicts = _verdicts(photos, solution, errors, observations)
@@ -163,23 +161,6 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
         points=PointCloud(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros((0, 2))),
         provenance={**initial.provenance, "refinement": {"origin": best.origin, "support": solution.scores}},
     )
-
-
-def _world(cameras: Cameras, initial: Reconstruction, priors: Priors) -> Sim3:
-    """Move into the frame of the first photo, in the unit of the network's scene; known poses stay where they are."""
-    if priors.c2w is not None:
-        return Sim3.identity()
-    spread, wanted = (float(np.linalg.norm(each.centers - each.centers.mean(0))) for each in (cameras, initial.cameras))
-    # By size alone: the best fit of a scale shrinks the scene the more the worse the network's positions are.
-    scale = wanted / spread if spread > 0 and wanted > 0 else 1.0
-    rotation, center = cameras.c2w[0, :3, :3], cameras.c2w[0, :3, 3]
-    return Sim3(scale, rotation.T, -scale * rotation.T @ center)
-
-
-def _refined_depth(depth_map: DepthMap, view: int, old: Cameras, new: Cameras, tracks: Tracks) -> DepthMap:
-    map_from_photo = depth_map.K @ np.linalg.inv(old.K[view])
-    moved = DepthMap(depth_map.depth, depth_map.confidence, map_intrinsics(new.K[view], map_from_photo))
-    return align_depth(moved, view, new, tracks)
 
 
 def _verdicts(

@@ -17,9 +17,9 @@ import numpy as np
 
 from flarecli.geometry.transforms import align_cameras, invert_rigid
 from flarecli.refine.bundle import MIN_OBSERVATIONS, Adjusted, BundleOptions, adjust
-from flarecli.refine.candidate import Candidate, MatchGraph, Pair, pair_inliers, support, threshold_px
+from flarecli.refine.candidate import Candidate, MatchGraph, Pair, pair_inliers, support
 from flarecli.refine.chain import chain_candidate, grow, relative_poses
-from flarecli.refine.database import match_pairs, update_cameras, verify_pairs, write_database
+from flarecli.refine.database import match_pairs, update_cameras, verify_pairs, write_database, write_matches
 from flarecli.refine.features import Features
 from flarecli.refine.focal import FocalEstimate, combine_profiles
 from flarecli.refine.lens import Lenses
@@ -45,6 +45,8 @@ class SolveOptions:
         mode: "auto" solves the view graph too where the network's cameras do not survive; "ba" only adjusts them.
         fixed_poses: the network candidate's poses are given and stay.
         thorough: try every way even when the first one convinces.
+        distortion: estimate the radial term of unknown lenses; needs sub-pixel matches.
+        uncalibrated: also try COLMAP's own guess of the focal length, as an independent start.
         threads: threads to use.
         seed: random seed.
     """
@@ -52,6 +54,8 @@ class SolveOptions:
     mode: str = "auto"
     fixed_poses: bool = False
     thorough: bool = False
+    distortion: bool = True
+    uncalibrated: bool = True
     threads: int = 2
     seed: int = 0
 
@@ -110,6 +114,16 @@ def solve(
         return solver.run(proposals, report)
 
 
+def solve_matches(graph: MatchGraph, lenses: Lenses, proposals: Sequence[Candidate], options: SolveOptions) -> Solution:
+    """As :func:`solve`, for matches that are there already."""
+    with tempfile.TemporaryDirectory(prefix="flare-refine-") as name:
+        folder = Path(name)
+        database = folder / "matches.db"
+        write_database(database, graph.features, lenses, trust_focal=False)
+        write_matches(database, graph.matches)
+        return _Solver(graph, lenses, database, folder, options).run(proposals, lambda stage, done, total: None)
+
+
 Tried = tuple[float, Candidate, Adjusted | None]
 """Score, cameras, and the adjusted model where adjustment was kept."""
 
@@ -150,12 +164,11 @@ class _Solver:
             update_cameras(self.database, lenses, trust_focal=True)
             verify_pairs(self.database, options.threads, options.seed)
             few = self.count <= _FEW_PHOTOS
-            yield from incremental_candidates(
-                self.database, self.folder, lenses, threads=options.threads, seed=options.seed, few=few
-            )[:1]
-            yield from global_candidates(
-                self.database, self.folder, lenses, threads=options.threads, seed=options.seed
-            )[:1]
+            common = {"threads": options.threads, "seed": options.seed, "distortion": options.distortion}
+            yield from incremental_candidates(self.database, self.folder, lenses, few=few, **common)[:1]
+            yield from global_candidates(self.database, self.folder, lenses, **common)[:1]
+        if self.count > 2 and poses and options.uncalibrated:
+            few = self.count <= _FEW_PHOTOS
             guess = lenses.with_focal_ratio([_COLMAP_FOCAL] * len(lenses), lenses.sigma.tolist())
             update_cameras(self.database, guess, trust_focal=False)
             verify_pairs(self.database, options.threads, options.seed)
@@ -189,14 +202,14 @@ class _Solver:
         photos = int(candidate.posed.sum())
         return BundleOptions(
             refine_focal=photos > 2,
-            refine_distortion=photos > 2,
+            refine_distortion=photos > 2 and self.options.distortion,
             fixed_poses=self.options.fixed_poses,
             threads=self.options.threads,
         )
 
     def _score(self, candidate: Candidate) -> float:
         inliers = pair_inliers(self.graph, candidate)
-        score = float(support(inliers, self.count).sum())
+        score = self.graph.weight * float(support(inliers, self.count).sum())
         free = self.prior.sigma > 0
         drift = np.log(candidate.lenses.K[free, 0, 0] / self.prior.K[free, 0, 0]) / self.prior.sigma[free]
         return score - 0.5 * float((drift**2).sum())
@@ -267,7 +280,7 @@ def calibrate(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
         mixed = [pair for pair in ranked if group in (lenses.group[pair[0]], lenses.group[pair[1]])]
         chosen = (own or mixed)[:_PROFILE_PAIRS]
         profiles = [p for pair in chosen if (p := _profile(graph, lenses, pair, seed)) is not None]
-        estimate = combine_profiles(profiles, FocalEstimate(float(ratio[group]), float(sigma[group])))
+        estimate = combine_profiles(profiles, FocalEstimate(float(ratio[group]), float(sigma[group])), graph.weight)
         ratio[group], sigma[group] = estimate.ratio, max(estimate.sigma, 1e-3)
     calibrated = lenses.with_focal_ratio(ratio.tolist(), sigma.tolist())
     if len(lenses.group) == 2 and len(graph.matches) == 1:
@@ -279,7 +292,7 @@ def _profile(graph: MatchGraph, lenses: Lenses, pair: Pair, seed: int) -> FocalP
     a, b = graph.pixels(pair)
     centre_a, centre_b = lenses.K[lenses.group[pair[0]], :2, 2], lenses.K[lenses.group[pair[1]], :2, 2]
     sides = lenses.long_side(pair[0]), lenses.long_side(pair[1])
-    return focal_profile(a - centre_a, b - centre_b, sides, threshold_px(lenses, pair), seed)
+    return focal_profile(a - centre_a, b - centre_b, sides, graph.threshold_px(lenses, pair), seed)
 
 
 def _calibrate_pair(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
@@ -292,7 +305,7 @@ def _calibrate_pair(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
     centres = lenses.K[lenses.group[0], :2, 2], lenses.K[lenses.group[1], :2, 2]
     focal = lenses.focal_px(pair[0]), lenses.focal_px(pair[1])
     sigma = float(np.clip(lenses.sigma.max(), 0.02, 0.35))
-    noise = 0.5 * threshold_px(lenses, pair)
+    noise = 0.5 * graph.threshold_px(lenses, pair)
     _, _, factor = refine_with_focal(poses[pair], a - centres[0], b - centres[1], focal, noise, sigma)
     ratio = lenses.K[:, 0, 0] / lenses.size_hw.max(1) * factor
     return lenses.with_focal_ratio(ratio.tolist(), lenses.sigma.tolist())

@@ -85,6 +85,12 @@ class Tracks:
     def __len__(self) -> int:
         return len(self.xyz)
 
+    @staticmethod
+    def empty() -> Tracks:
+        """No points."""
+        none = np.zeros((0, 3))
+        return Tracks(none, none, np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, 2)))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DepthMap:

@@ -1,0 +1,39 @@
+"""Solved cameras back into a reconstruction: starting lenses, the common world, depth on the sparse points."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flarecli.geometry.projection import map_intrinsics
+from flarecli.geometry.transforms import Sim3
+from flarecli.refine.depth import align_depth
+from flarecli.refine.lens import Lenses
+from flarecli.scene.cameras import Cameras
+from flarecli.scene.priors import Priors
+from flarecli.scene.reconstruction import DepthMap, Tracks
+
+
+def prior_lenses(priors: Priors) -> Lenses:
+    """One lens per group of photos that share a camera."""
+    groups = np.unique(priors.group)
+    first = np.array([int(np.flatnonzero(priors.group == group)[0]) for group in groups])
+    index = np.searchsorted(groups, priors.group)
+    return Lenses(index, priors.size_hw[first], priors.K[first].copy(), priors.k1[first].copy(), priors.sigma[first])
+
+
+def common_world(cameras: Cameras, initial: Cameras, priors: Priors) -> Sim3:
+    """Move into the frame of the first photo, in the unit of the network's scene; known poses stay where they are."""
+    if priors.c2w is not None:
+        return Sim3.identity()
+    spread, wanted = (float(np.linalg.norm(each.centers - each.centers.mean(0))) for each in (cameras, initial))
+    # By size alone: the best fit of a scale shrinks the scene the more the worse the network's positions are.
+    scale = wanted / spread if spread > 0 and wanted > 0 else 1.0
+    rotation, center = cameras.c2w[0, :3, :3], cameras.c2w[0, :3, 3]
+    return Sim3(scale, rotation.T, -scale * rotation.T @ center)
+
+
+def placed_depth(depth_map: DepthMap, view: int, old: Cameras, new: Cameras, tracks: Tracks) -> DepthMap:
+    """A depth map with the intrinsics of its photo's new camera, brought onto the sparse points."""
+    map_from_photo = depth_map.K @ np.linalg.inv(old.K[view])
+    moved = DepthMap(depth_map.depth, depth_map.confidence, map_intrinsics(new.K[view], map_from_photo))
+    return align_depth(moved, view, new, tracks)
