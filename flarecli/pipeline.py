@@ -249,9 +249,21 @@ def _write(
     write_manifest(staging, manifest())
     with clock("verify"):
         verify_scene(staging)
-    final = manifest()  # again, with the time that verification took
+    with clock("render back"):
+        rendered = _render_back(staging, reconstruction, exports)
+    # Again, with the times that the checks took.
+    final = manifest() | {"render_back": rendered}
     write_manifest(staging, final)
     return final
+
+
+def _render_back(folder: Path, reconstruction: Reconstruction, exports: dict[str, list[str]]) -> dict[str, Any]:
+    """How much the written Gaussians look like the photos, per file; empty where none were written."""
+    from flarecli.appearance.render_back import render_back
+    from flarecli.export.gaussian_files import GAUSSIAN_FILES
+
+    files = [folder / path for name in GAUSSIAN_FILES for path in exports.get(name, ())]
+    return render_back(folder, reconstruction, files) if files else {}
 
 
 def _with_points(

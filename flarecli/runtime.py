@@ -22,7 +22,7 @@ _EXTRA_OF = {
     "av": "video",
     "viser": "viewer",
     "ray": "batch",
-    "numba": "train",
+    "torchmetrics": "metrics",
     "OpenEXR": "exr",
 }
 

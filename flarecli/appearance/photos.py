@@ -68,8 +68,10 @@ def load_views(
     long_side: int,
     device: torch.device | str = "cpu",
     on_progress: Progress | None = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> list[View]:
-    """The upright, undistorted photos in the scene's ``images`` folder with their cameras.
+    """The upright, undistorted photos in the scene's ``images`` folder with their cameras, or only those named.
 
     Raises:
         InputError: a picture is missing, damaged or not of its camera's size.
@@ -77,6 +79,8 @@ def load_views(
     views = []
     cameras = reconstruction.cameras
     for index, name in enumerate(reconstruction.image_names):
+        if names is not None and name not in names:
+            continue
         height, width = (int(v) for v in cameras.size_hw[index])
         size_hw = scaled_size((height, width), long_side)
         rgb = _read(scene / "images" / name, (height, width), size_hw)

@@ -9,17 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from flarecli.cli.console import Talk
-from flarecli.cli.options import TalkOptions, take_groups
+from flarecli.cli.options import TalkOptions, split_commas, take_groups
 from flarecli.errors import InputError
 
-_HIDDEN = ("scene", "reference", "missing", "unmatched")
+_HIDDEN = ("scene", "reference", "missing", "unmatched", "held_out", "photos_by_name")
+_NOVEL = "Novel views"
 
 
 @take_groups
 def evaluate(
     scene: Annotated[Path, typer.Argument(help="Scene folder, COLMAP model or transforms.json to judge.")],
-    reference: Annotated[Path, typer.Argument(help="COLMAP model, cameras.json or transforms.json that is true.")],
     talking: TalkOptions,
+    reference: Annotated[
+        Path | None,
+        typer.Argument(help="COLMAP model, cameras.json or transforms.json that is true.", show_default=False),
+    ] = None,
     photos: Annotated[
         str | None,
         typer.Option(
@@ -28,20 +32,79 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    nvs: Annotated[
+        bool, typer.Option("--nvs", help="Also judge novel views: hold photos out and render them.")
+    ] = False,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Photos to hold out: a number k for every k-th, or names with commas; default: every 8th.",
+            rich_help_panel=_NOVEL,
+            show_default=False,
+        ),
+    ] = None,
+    long_side: Annotated[
+        int, typer.Option(min=32, help="Longer side of the pictures that are compared.", rich_help_panel=_NOVEL)
+    ] = 512,
+    lpips_weights: Annotated[
+        Path | None,
+        typer.Option(help="AlexNet or VGG-16 weights of torchvision, for LPIPS.", rich_help_panel=_NOVEL),
+    ] = None,
+    align_poses: Annotated[
+        bool,
+        typer.Option("--align-poses", help="Also after fitting each held-out camera.", rich_help_panel=_NOVEL),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_NOVEL)] = "auto",
 ) -> None:
-    """Compare cameras, depth and points with a reference; a photo without a camera counts as 180 degrees."""
+    """Compare cameras, depth and points with a reference, or novel views with held-out photos.
+
+    A photo without a camera counts as 180 degrees.
+    """
+    if reference is None and not nvs:
+        raise typer.BadParameter("give a REFERENCE, or --nvs for novel views", None, None, "REFERENCE")
     from flarecli.evaluate.scene import ALL_PHOTOS, evaluate_scene
 
     with Talk(talking) as talk:
-        names = photos if photos is None or photos == ALL_PHOTOS else _read_names(Path(photos))
-        numbers = evaluate_scene(scene, reference, photos=names)
+        numbers: dict[str, Any] = {"scene": str(scene)}
+        title = str(scene)
+        if reference is not None:
+            names = photos if photos is None or photos == ALL_PHOTOS else _read_names(Path(photos))
+            numbers |= evaluate_scene(scene, reference, photos=names)
+            title = f"{scene} against {reference}"
+        if nvs:
+            from flarecli.evaluate.novel_views import NovelViewOptions, evaluate_novel_views
+
+            options = NovelViewOptions(
+                hold_out=held_out_choice(hold_out),
+                long_side=long_side,
+                lpips_weights=lpips_weights,
+                align_poses=align_poses,
+                device=device,
+            )
+            with talk.progress() as on_progress:
+                numbers["nvs"] = evaluate_novel_views(scene, options, on_progress)
         talk.result({"command": "eval", "exit_code": 0} | numbers)
         if not talking.json:
-            talk.table(("metric", "value"), rows(numbers), title=f"{scene} against {reference}")
-        if numbers["missing"]:
-            talk.say(f"without a camera: {', '.join(numbers['missing'])}")
-        if numbers["unmatched"]:
-            talk.say(f"not in the reference: {', '.join(numbers['unmatched'])}")
+            talk.table(("metric", "value"), rows(numbers), title=title)
+        _say(talk, numbers)
+
+
+def _say(talk: Talk, numbers: Mapping[str, Any]) -> None:
+    if numbers.get("missing"):
+        talk.say(f"without a camera: {', '.join(numbers['missing'])}")
+    if numbers.get("unmatched"):
+        talk.say(f"not in the reference: {', '.join(numbers['unmatched'])}")
+    if "nvs" in numbers:
+        talk.say(f"held out: {', '.join(numbers['nvs']['held_out'])}")
+        if numbers["nvs"]["lpips"] is None:
+            talk.say("no LPIPS: it needs the weights of a backbone (--lpips-weights)")
+
+
+def held_out_choice(text: str | None) -> int | list[str] | None:
+    """What --hold-out says: every k-th photo, or names."""
+    if text is None:
+        return None
+    return int(text) if text.isdecimal() else list(split_commas([text]))
 
 
 def _read_names(path: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +27,7 @@ def export(
     with Talk(talking) as talk:
         with talk.progress() as on_progress:
             written = export_scene(scene, names, overwrite=overwrite, on_progress=on_progress)
+        rendered = _render_back(scene, names)
         for warning in written.warnings:
             LOGGER.warning(warning)
         for name, paths in written.files.items():
@@ -38,5 +39,27 @@ def export(
                 "output": scene,
                 "files": written.files,
                 "warnings": written.warnings,
+                "render_back": rendered,
             }
         )
+
+
+def _render_back(scene: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Render the Gaussians that were written and enter into the manifest how much they look like the photos."""
+    from flarecli.export.gaussian_files import GAUSSIAN_FILES
+
+    files = [scene / GAUSSIAN_FILES[name] for name in names if name in GAUSSIAN_FILES]
+    if not files:
+        return {}
+    if not (scene / "images").is_dir():
+        LOGGER.warning("%s holds no images; the Gaussians were not compared with them", scene)
+        return {}
+    from flarecli.appearance.render_back import render_back
+    from flarecli.export.archive import load_scene
+    from flarecli.export.manifest import read_manifest, update_manifest
+
+    rendered = render_back(scene, load_scene(scene), files)
+    update_manifest(scene, {"render_back": read_manifest(scene).get("render_back", {}) | rendered})
+    for name, score in rendered.items():
+        LOGGER.info("%s rendered against the photos: %.2f dB", name, score["psnr_db"])
+    return rendered

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -127,6 +128,19 @@ def add_to_manifest(folder: Path, exports: Mapping[str, list[str]]) -> dict[str,
     manifest["files"] = [entry for entry in describe_files(folder) if entry["path"] in ours]
     manifest["next"] = next_commands(folder)
     write_manifest(folder, manifest)
+    return manifest
+
+
+def update_manifest(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Set keys of an existing manifest; the old file stays until the new one is whole.
+
+    Raises:
+        InputError: as :func:`read_manifest`.
+        OSError: the folder can't be written.
+    """
+    manifest = read_manifest(folder) | dict(values)
+    with tempfile.TemporaryDirectory(prefix=".manifest-", dir=folder) as beside:
+        write_manifest(Path(beside), manifest).replace(folder / MANIFEST_NAME)
     return manifest
 
 

@@ -1,0 +1,113 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flarecli.appearance.holdout import gaussians_without
+from flarecli.appearance.photos import load_views, psnr, show
+from flarecli.appearance.poses import moved_cameras
+from flarecli.cli.app import run
+from flarecli.errors import WeightsError
+from flarecli.evaluate.lpips import Lpips
+from flarecli.evaluate.novel_views import NovelViewOptions, align_camera, evaluate_novel_views
+from flarecli.export.archive import save_scene
+from flarecli.render.splats import Splats
+from tests.synthetic import make_scene
+
+ALEX = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return make_scene(5, (72, 96), num_tracks=60, arc_deg=16)
+
+
+@pytest.fixture(scope="module")
+def scene(exact, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("novel") / "scene"
+    exact.write_images(folder / "images")
+    save_scene(exact.reconstruction, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory):
+    """A file with the layout of torchvision's AlexNet and random weights: LPIPS in form only."""
+    generator = torch.Generator().manual_seed(0)
+    state = {"classifier.1.weight": torch.zeros(2, 2)}
+    for index, shape in ALEX.items():
+        fan = shape[1] * shape[2] * shape[3]
+        state[f"features.{index}.weight"] = torch.randn(shape, generator=generator) * (2 / fan) ** 0.5
+        state[f"features.{index}.bias"] = torch.zeros(shape[0])
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(state, path)
+    return path
+
+
+def test_figures_are_those_of_the_held_out_photo(scene, exact):
+    numbers = evaluate_novel_views(scene, NovelViewOptions(long_side=48, hold_out=["photo_02.png"]))
+    view = load_views(scene, exact.reconstruction, 48, names=["photo_02.png"])[0]
+    splats = Splats.of(gaussians_without(exact.reconstruction, ["photo_02.png"]))
+    assert numbers["held_out"] == ["photo_02.png"] and numbers["gaussians"] == len(splats)
+    assert numbers["psnr_db"] == pytest.approx(psnr(show(splats, view).color[0], view.rgb))
+    assert 0.1 < numbers["ssim"] < 1 and numbers["covered"] > 0.9
+    assert numbers["lpips"] is None and numbers["aligned"] is None
+
+
+def test_alignment_finds_a_camera_that_was_moved(scene, exact):
+    view = load_views(scene, exact.reconstruction, 64, names=["photo_02.png"])[0]
+    splats = Splats.of(gaussians_without(exact.reconstruction, ["photo_02.png"]))
+    with torch.no_grad():
+        view = replace(view, rgb=show(splats, view).color[0])  # what its true camera sees, without error
+    move = torch.tensor([[0.01, -0.015, 0.01, 0.01, 0.005, 0.0]])
+    wrong = replace(view, w2c=moved_cameras(view.w2c[None], move, 4.0)[0])
+    found = align_camera(splats, wrong, steps=60)
+
+    def off(w2c):
+        return float(torch.linalg.norm(w2c[:3] @ torch.linalg.inv(view.w2c) - torch.eye(4)[:3]))
+
+    assert off(found.w2c) < 0.5 * off(wrong.w2c)
+    before, after = (psnr(show(splats, each).color[0], view.rgb) for each in (wrong, found))
+    assert after > before + 6
+
+
+def test_lpips_has_the_form_of_a_distance(alexnet):
+    pytest.importorskip("torchmetrics", reason="it brings the linear heads")
+    distance = Lpips(alexnet)
+    generator = torch.Generator().manual_seed(1)
+    a = torch.rand(64, 80, 3, generator=generator)
+    noise = torch.randn(a.shape, generator=generator)
+    near, far = ((a + s * noise).clamp(0, 1) for s in (0.02, 0.3))
+    assert distance.backbone == "alex" and distance(a, a) == 0
+    assert 0 < distance(a, near) < distance(a, far)
+    assert distance(a, far) == pytest.approx(distance(far, a), rel=1e-5)
+
+
+def test_wrong_weights(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="can't be read"):
+        Lpips(tmp_path / "a.pth")
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "b.pth")
+    with pytest.raises(WeightsError, match="neither AlexNet nor VGG-16"):
+        Lpips(tmp_path / "b.pth")
+    torch.save([1], tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match="no state dict"):
+        Lpips(tmp_path / "c.pth")
+
+
+def test_command_line(scene, alexnet, capsys, tmp_path):
+    arguments = ["eval", str(scene), "--nvs", "--long-side", "48", "--json"]
+    assert run([*arguments, "--hold-out", "2", "--lpips-weights", str(alexnet)]) == 0
+    numbers = json.loads(capsys.readouterr().out)["nvs"]
+    assert numbers["held_out"] == ["photo_01.png", "photo_03.png"] and numbers["lpips_backbone"] == "alex"
+    assert set(numbers["photos_by_name"]) == set(numbers["held_out"])
+    assert run([*arguments, "--hold-out", "photo_00.png,nothing.png"]) == 3
+    capsys.readouterr()
+    assert run(["eval", str(scene)]) == 2
+    assert "--nvs" in capsys.readouterr().err
+    copy = shutil.copytree(scene, tmp_path / "copy")
+    assert run(["eval", str(scene), str(copy), "--nvs", "--long-side", "48"]) == 0
+    table = capsys.readouterr().out
+    assert "nvs.psnr_db" in table and "AUC@5" in table
