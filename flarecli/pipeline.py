@@ -274,7 +274,7 @@ def _with_points(
     from PIL import Image
 
     from flarecli.images.writing import write_mask, write_upright
-    from flarecli.inference.assemble import dense_points
+    from flarecli.inference.points import dense_points
 
     cameras = reconstruction.cameras
     assert cameras.k1 is not None

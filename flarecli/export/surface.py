@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from flarecli.geometry.projection import unproject_depth
+from flarecli.geometry.projection import map_pixels, unproject_depth
 from flarecli.scene.reconstruction import DepthMap, Reconstruction
 
 # A step of more than this many pixel footprints between neighbours is a tilt beyond 84 degrees: an edge, not a surface.
 _MAX_STEP_FOOTPRINTS = 10.0
-_MIN_CONFIDENCE_SHARE = 0.2
+_MIN_CONFIDENCE_SHARE = 0.15
 _FAR_FACTOR = 4.0
 
 
@@ -72,11 +72,14 @@ def far_limit(reconstruction: Reconstruction) -> float:
 
 
 def trusted(depth_map: DepthMap, far: float) -> Bool[np.ndarray, "H W"]:
-    """Pixels for meshing: depth there, not sky, no edge, and confidence not far below the photo's median."""
+    """Pixels for points and meshes: depth there, not sky, no edge, and confidence not far below the photo's best fifth.
+
+    Where a fifth of a photo or more is measured, the network's depth in between thus stays out.
+    """
     there = (depth_map.depth > 0) & (depth_map.depth < far)
     if not there.any():
         return there
-    least = 1 + _MIN_CONFIDENCE_SHARE * (float(np.median(depth_map.confidence[there])) - 1)
+    least = 1 + _MIN_CONFIDENCE_SHARE * (float(np.percentile(depth_map.confidence[there], 80)) - 1)
     return there & (depth_map.confidence >= least) & ~edges(depth_map)
 
 
@@ -92,8 +95,7 @@ def point_normals(reconstruction: Reconstruction) -> Float[np.ndarray, "N 3"]:
         mine = points.view_index == view
         if depth_map is None or not mine.any():
             continue
-        shape = np.array(depth_map.depth.shape)
-        place = points.pixel[mine][:, ::-1] * (shape / cameras.size_hw[view])
-        rows, columns = np.clip(place.astype(int), 0, shape - 1).T
+        place = map_pixels(depth_map.K @ np.linalg.inv(cameras.K[view]), points.pixel[mine])[:, ::-1]
+        rows, columns = np.clip(place.astype(int), 0, np.array(depth_map.depth.shape) - 1).T
         out[mine] = normals_from_depth(depth_map)[rows, columns] @ cameras.c2w[view, :3, :3].T
     return out

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flarecli.geometry.projection import intrinsics, map_intrinsics, map_pixels, pixel_grid
-from flarecli.geometry.transforms import Sim3, align_cameras, invert_rigid, umeyama
+from flarecli.geometry.projection import intrinsics, map_intrinsics
+from flarecli.geometry.transforms import Sim3, align_cameras, umeyama
 from flarecli.images.loading import Photo
 from flarecli.inference.predict import Predicted
 from flarecli.inference.readout import View, read_window
@@ -122,68 +122,3 @@ def _photo_intrinsics(views: Sequence[View], maps: np.ndarray, priors: Priors) -
             for index in members:
                 K[index] = intrinsics(typical, (int(priors.size_hw[index, 0]), int(priors.size_hw[index, 1])))
     return K
-
-
-def dense_points(reconstruction: Reconstruction, rgb_of: Sequence[np.ndarray], keep: np.ndarray) -> PointCloud:
-    """The sparse points, and dense points of all depth maps, coloured from the photos.
-
-    A pixel becomes a point where its depth is not at an occlusion edge, its confidence is not among the lowest tenth of
-    its photo, and its colour lies inside of the photo.
-
-    Args:
-        reconstruction: cameras and depth maps.
-        rgb_of: upright, undistorted photos (H, W, 3).
-        keep: photos that contribute.
-    """
-    parts: list[tuple[np.ndarray, ...]] = [_sparse_points(reconstruction)]
-    for index, depth_map in enumerate(reconstruction.depth_maps):
-        if depth_map is None or not keep[index]:
-            continue
-        depth = depth_map.depth.astype(np.float64)
-        good = (depth > 0) & ~_occlusion_edges(depth)
-        if good.any():
-            good &= depth_map.confidence >= np.quantile(depth_map.confidence[good], 0.1)
-        K, c2w = depth_map.K, reconstruction.cameras.c2w[index]
-        grid = pixel_grid(*depth.shape)[good]
-        camera = np.concatenate([(grid - K[:2, 2]) / K[[0, 1], [0, 1]], np.ones((len(grid), 1))], 1)
-        xyz = (camera * depth[good][:, None]) @ c2w[:3, :3].T + c2w[:3, 3]
-        photo_from_map = reconstruction.cameras.K[index] @ np.linalg.inv(K)
-        pixel = map_pixels(photo_from_map, grid)
-        rgb = rgb_of[index]
-        row, column = pixel[:, 1].astype(int), pixel[:, 0].astype(int)
-        inside = (row >= 0) & (row < rgb.shape[0]) & (column >= 0) & (column < rgb.shape[1])
-        confidence = depth_map.confidence[good]
-        views = np.full(int(inside.sum()), index)
-        colour = rgb[row[inside], column[inside]]
-        parts.append((xyz[inside], colour, confidence[inside], views, pixel[inside]))
-    return PointCloud(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _sparse_points(reconstruction: Reconstruction) -> tuple[np.ndarray, ...]:
-    """Sparse points as dense ones, at their first observation, as trusted as the best tenth of the network's."""
-    tracks = reconstruction.tracks
-    _, first = np.unique(tracks.point_index, return_index=True)
-    trusted = [np.quantile(depth_map.confidence, 0.9) for depth_map in reconstruction.depth_maps if depth_map]
-    confidence = np.full(len(tracks), max([2.0, *map(float, trusted)]))
-    return tracks.xyz, tracks.rgb, confidence, tracks.view_index[first], tracks.pixel[first]
-
-
-def _occlusion_edges(depth: np.ndarray) -> np.ndarray:
-    """Pixels next to a jump in depth of more than eight percent."""
-    log = np.log(np.where(depth > 0, depth, np.nan))
-    edge = np.zeros(depth.shape, bool)
-    for axis in (0, 1):
-        with np.errstate(invalid="ignore"):
-            jump = np.abs(np.diff(log, axis=axis)) > 0.08
-        first = [slice(None), slice(None)]
-        second = [slice(None), slice(None)]
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        edge[tuple(first)] |= jump
-        edge[tuple(second)] |= jump
-    return edge
-
-
-def in_first_frame(reconstruction: Reconstruction) -> Sim3:
-    """Similarity that moves the world into the frame of the first photo, unit unchanged."""
-    w2c = invert_rigid(reconstruction.cameras.c2w[0])
-    return Sim3(1.0, w2c[:3, :3], w2c[:3, 3])

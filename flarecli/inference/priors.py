@@ -79,13 +79,6 @@ def _guess(photo: Photo) -> np.ndarray:
     return intrinsics(photo.exif_focal_px or DEFAULT_FOCAL * max(photo.size_hw), photo.size_hw)
 
 
-def _film_mm(text: str) -> float:
-    match = re.fullmatch(r"35mm=(\d+\.?\d*)", text)
-    if match is None or float(match[1]) == 0:
-        raise InputError(f"not a focal length: {text!r}", "write for example 35mm=28")
-    return float(match[1])
-
-
 def _groups(
     photos: Sequence[Photo], K: np.ndarray, k1: np.ndarray, sigma: np.ndarray, shared: SharedCamera
 ) -> np.ndarray:

@@ -17,6 +17,7 @@ from flarecli.refine.features import extract_features
 from flarecli.refine.lens import Lenses
 from flarecli.refine.place import common_world, placed_depth, prior_lenses
 from flarecli.refine.solve import Solution, SolveOptions, solve
+from flarecli.refine.stereo_depth import StereoOptions, stereo_depth
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import PhotoVerdict, PointCloud, Reconstruction, Tracks
@@ -29,6 +30,7 @@ _EXHAUSTIVE = 40
 _NEIGHBOURS = 20
 
 MAX_FEATURES = {"fast": 2048, "balanced": 8192, "best": 16384}
+_STEREO = {"fast": (192, 2), "balanced": (288, 4), "best": (448, 6)}  # long side of the depth maps, photos compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def refine(
         photos: the same photos.
         priors: known intrinsics and poses.
         options: how hard to try.
-        on_progress: told about "features", "matching" and "adjusting".
+        on_progress: told about "features", "matching", "adjusting" and "stereo".
     """
     # Its log lines say nothing to a user of this program; what matters comes back as values and exceptions.
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
@@ -94,7 +96,13 @@ def refine(
         )
         earlier = replace(solution.candidate, origin="plain-features")
         solution = solve(features, lenses, pairs, [network, earlier], settings, on_progress)
-    return _apply(initial, photos, priors, solution)
+    refined = _apply(initial, photos, priors, solution)
+    long_side, sources = _STEREO[options.preset]
+    stereo = StereoOptions(long_side, sources, options.threads)
+    depth_maps = stereo_depth(
+        photos, refined.cameras, refined.tracks, refined.depth_maps, solution.verified, stereo, on_progress
+    )
+    return replace(refined, depth_maps=depth_maps)
 
 
 def choose_pairs(initial: Reconstruction) -> list[Pair]:

@@ -23,7 +23,7 @@ class PointCloud:
     Attributes:
         xyz: world coordinates.
         rgb: colour.
-        confidence: the network's confidence (its own range, >= 1), higher is better.
+        confidence: that of the depth map the point comes from (>= 1), higher is better.
         view_index: index of the photo (into ``Reconstruction.image_names``) that the point comes from.
         pixel: ideal pixel of the point in that photo.
     """
@@ -94,11 +94,12 @@ class Tracks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DepthMap:
-    """Dense z-depth of one photo at the network's resolution, upright.
+    """Dense z-depth of one photo, smaller than it, upright.
 
     Attributes:
         depth: z-depth in world units; 0 where there is none.
-        confidence: the network's confidence (its own range, >= 1).
+        confidence: at least 1. Of a map that is the network's alone, the network's own; of a map with depth measured
+            between photos, up to 10 where it is measured and below 2 elsewhere.
         K: intrinsics in the pixels of this map; distortion-free.
     """
 

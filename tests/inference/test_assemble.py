@@ -5,11 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flarecli.geometry.projection import project
 from flarecli.geometry.transforms import Sim3, rotation_angle_deg
-from flarecli.inference.assemble import assemble, dense_points, in_first_frame, join_windows
-from flarecli.scene.reconstruction import Tracks
-from tests.synthetic import make_scene
+from flarecli.inference.assemble import assemble, join_windows
 
 from .perfect import cameras_of, photos_of, predicted_of, priors_of
 
@@ -109,68 +106,3 @@ def test_known_poses_with_one_centre_are_kept_too(photos, count):
     found = assemble(photos[:count], predicted, priors_of(cameras, sigma=0.0, c2w=known))
     np.testing.assert_array_equal(found.cameras.c2w, known)
     assert all(depth is not None and np.isfinite(depth.depth).all() for depth in found.depth_maps)
-
-
-def test_the_world_moves_to_the_first_photo():
-    exact = make_scene(3, (48, 64), with_images=False).reconstruction
-    moved = replace(exact, cameras=exact.cameras.transformed(Sim3(1.0, np.diag([-1.0, -1, 1]), np.ones(3))))
-    back = moved.cameras.transformed(in_first_frame(moved))
-    np.testing.assert_allclose(back.c2w, exact.cameras.c2w, atol=1e-12)
-
-
-def dense(exact, **options):
-    images = [
-        np.full((*map(int, size), 3), 60 * view + 20, np.uint8) for view, size in enumerate(exact.cameras.size_hw)
-    ]
-    for image in images:
-        image[:, : image.shape[1] // 2, 0] = 7  # the left half has less red
-    return dense_points(exact, images, options.get("keep", np.ones(len(exact), bool)))
-
-
-def test_dense_points_lie_on_the_surface_with_the_colour_of_their_pixel():
-    exact = make_scene(3, (96, 128), num_tracks=50, with_images=False).reconstruction
-    cloud = dense(exact)
-    assert len(cloud) > 3000
-    for view in range(3):
-        mine = cloud.view_index == view
-        pixel, depth = project(cloud.xyz[mine], exact.cameras.w2c[view], exact.cameras.K[view])
-        assert (depth > 0).all()
-        np.testing.assert_allclose(pixel, cloud.pixel[mine], atol=0.05)
-        dense_only = np.flatnonzero(mine)[np.flatnonzero(mine) >= len(exact.tracks)]
-        assert (cloud.rgb[dense_only, 1] == 60 * view + 20).all()
-        left = cloud.pixel[dense_only, 0] < 64
-        np.testing.assert_array_equal(cloud.rgb[dense_only, 0] == 7, left)
-    np.testing.assert_array_equal(cloud.xyz[: len(exact.tracks)], exact.tracks.xyz.astype(np.float32))
-
-
-def test_no_dense_point_hangs_between_two_surfaces():
-    exact = make_scene(2, (96, 128), num_tracks=20, with_images=False).reconstruction
-    cloud = dense(exact)
-    for view in range(2):
-        depth_map = exact.depth_maps[view]
-        assert depth_map is not None
-        at = np.column_stack([cloud.pixel[cloud.view_index == view]])[:, ::-1] * 0.5
-        row, column = at[len(exact.tracks) :].astype(int).T
-        log = np.log(np.pad(depth_map.depth, 1, mode="edge"))
-        jump = np.max([np.abs(log[1:-1, 1:-1] - n) for n in (log[:-2, 1:-1], log[2:, 1:-1], log[1:-1, :-2])], axis=0)
-        assert (jump > 0.08).any() and (jump[row, column] <= 0.08 + 1e-6).all()
-
-
-def test_only_chosen_photos_contribute_and_holes_and_doubts_stay_out():
-    exact = make_scene(3, (96, 128), num_tracks=20, with_images=False).reconstruction
-    empty = np.zeros((0, 3))
-    none = Tracks(empty, empty, np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, 2)))
-    exact = replace(exact, tracks=none)
-    assert set(dense(exact, keep=np.array([False, True, False])).view_index) == {1}
-    first = exact.depth_maps[0]
-    assert first is not None
-    depth, confidence = np.array(first.depth), np.array(first.confidence)
-    depth[:10] = 0
-    confidence[40:] = np.linspace(1, 2, confidence[40:].size).reshape(confidence[40:].shape)
-    only = replace(exact, depth_maps=(replace(first, depth=depth, confidence=confidence), None, None))
-    cloud = dense(only)
-    assert set(cloud.view_index) == {0} and cloud.pixel[:, 1].min() > 20
-    good = confidence[depth > 0]
-    assert cloud.confidence.min() > np.quantile(good, 0.08)
-    holes = replace(first, depth=np.zeros_like(depth))
-    assert len(dense(replace(exact, depth_maps=(holes, None, None)))) == 0
