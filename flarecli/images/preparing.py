@@ -93,7 +93,7 @@ def prepare(
     views = Views(
         rgb=rgb.permute(0, 3, 1, 2).float().div_(255).contiguous(),
         portrait=torch.tensor([_is_portrait(photo) for photo in photos]),
-        c2w=None if c2w is None else torch.as_tensor(np.asarray(c2w), dtype=torch.float32),
+        c2w=None if c2w is None else torch.from_numpy(np.array(c2w, np.float32)),
     )
     return Prepared(
         views, np.stack([item[2] for item in one_by_one]), None if stacked.all() else torch.from_numpy(stacked)

@@ -87,7 +87,7 @@ def stereo_depth(
         torch.set_num_threads(before)
     out = list(depth_maps)
     for view, others in partners.items():
-        agreeing = sum(_agrees(view, other, sweeps, pictures) for other in others)
+        agreeing = np.sum([_agrees(view, other, sweeps, pictures) for other in others], axis=0)
         measured = agreeing >= (2 if len(others) > 2 else 1)
         out[view] = _merged(sweeps[view], measured, *hints[view], photos[view], pictures[view].K)
     return tuple(out)
