@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from flarecli.train.evaluate import evaluate_synthetic
 from flarecli.train.generator import Generator
 from flarecli.train.losses import compute_losses
 from flarecli.train.optimizer import build_optimizers, learning_rate_factor
+from flarecli.train.parallel import Workers, workers
 from flarecli.train.primitives import Draw
 from flarecli.train.targets import make_targets
 from flarecli.train.textures import list_textures, load_stack, split_textures
@@ -42,6 +45,7 @@ class _Run:
     ema: FlareSmall
     optimizers: list[torch.optim.Optimizer]
     device: torch.device
+    workers: Workers
     step: int = 0
     samples: int = 0
     earlier_minutes: float = 0.0
@@ -69,37 +73,46 @@ def train_from_toml(path: Path, on_progress: Progress | None = None, **overrides
 def run(config: TrainConfig | Path, on_progress: Progress | None = None) -> Path:
     """Train until the minutes are over; continues the checkpoint in ``config.output`` when there is one.
 
+    Under torchrun every process draws batches of its own and they share their gradients; the first one writes.
+
     Returns:
         The folder of the last checkpoint.
     """
     if isinstance(config, Path):
         config = load_config(config)
+    with workers(config.device) as (together, device):
+        return _train(replace(config, device=device), together, on_progress)
+
+
+def _train(config: TrainConfig, together: Workers, on_progress: Progress | None) -> Path:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    state = _prepare(config)
-    sources = [_open_source(config, phase, state.device) for phase in config.phases]
+    state = _prepare(config, together)
+    sources = [_open_source(config, phase, state) for phase in config.phases]
     held_out = ShardSource.open(Path(config.validation)) if config.validation else None
     checkpoint, saved = output / "checkpoint", state.minutes()
-    with (output / "metrics.jsonl").open("a") as log:
+    with (output / "metrics.jsonl" if together.leads else Path(os.devnull)).open("a") as log:
         while True:
-            minutes = state.minutes()
+            minutes = together.agree(state.minutes())
             done = minutes >= config.minutes or (config.max_steps is not None and state.step >= config.max_steps)
             if done or minutes - saved >= config.checkpoint_minutes:
-                _save(checkpoint, config, state)
-                _log(log, state, {"validation": _validate(state, held_out)} if held_out else {})
+                if together.leads:
+                    _save(checkpoint, config, state)
+                    _log(log, state, {"validation": _validate(state, held_out)} if held_out else {})
+                together.wait()
                 saved = minutes
             if done:
                 return checkpoint
             phase = config.phase_at(minutes / config.minutes)
-            terms = _step(config, phase, sources[config.phases.index(phase)], state)
+            terms = _step(config, phase, sources[config.phases.index(phase)], state, minutes)
             _track(state, terms)
             if state.step % config.log_every == 0:
                 _log(log, state, {})
-                if on_progress:
+                if on_progress and together.leads:
                     on_progress("train", round(60 * minutes), round(60 * config.minutes))
 
 
-def _prepare(config: TrainConfig) -> _Run:
+def _prepare(config: TrainConfig, together: Workers) -> _Run:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     device = resolve_device(config.device)
@@ -119,11 +132,12 @@ def _prepare(config: TrainConfig) -> _Run:
         ema.load_state_dict(network.state_dict())
     network.to(device).train()
     ema.to(device).eval().requires_grad_(False)
+    together.same(itertools.chain(network.parameters(), ema.parameters()))
     optimizers = build_optimizers(network, config.lr, config.muon_lr, config.weight_decay)
-    return _Run(network, ema, optimizers, device, state.step, state.samples, state.minutes)
+    return _Run(network, ema, optimizers, device, together, state.step, state.samples, state.minutes)
 
 
-def _open_source(config: TrainConfig, phase: Phase, device: torch.device) -> Source:
+def _open_source(config: TrainConfig, phase: Phase, state: _Run) -> Source:
     if phase.shards is not None:
         return ShardSource.open(Path(phase.shards))
     if config.textures is None:
@@ -131,17 +145,20 @@ def _open_source(config: TrainConfig, phase: Phase, device: torch.device) -> Sou
             "a phase without shards renders on the fly and needs textures", "set textures to a folder of pictures"
         )
     files, _ = split_textures(list_textures(Path(config.textures)))
-    stack = load_stack(files, config.texture_size, device)
-    return LiveSource(Generator(stack, Draw.seeded(config.seed, device)), phase.canvases)
+    stack = load_stack(files, config.texture_size, state.device)
+    # A resumed run goes on with scenes that it has not seen.
+    seed = (config.seed * 1_000_003 + state.step) * state.workers.size + state.workers.rank
+    return LiveSource(Generator(stack, Draw.seeded(seed, state.device)), phase.canvases)
 
 
-def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run) -> dict[str, float]:
-    """One optimiser step. All randomness depends on the seed and the step alone."""
-    draw = Draw.seeded(config.seed * 1_000_003 + state.step)
-    torch.manual_seed(config.seed * 1_000_003 + state.step)
+def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, minutes: float) -> dict[str, float]:
+    """One optimiser step. All randomness depends on the seed, the step and the rank alone."""
+    seed = (config.seed * 1_000_003 + state.step) * state.workers.size + state.workers.rank
+    draw = Draw.seeded(seed)
+    torch.manual_seed(seed)
     views = phase.views[int(draw.choice(phase.view_weights, 1))]
     scenes = max(1, phase.images // views)
-    on_device = draw if state.device.type == "cpu" else Draw.seeded(config.seed * 1_000_003 + state.step, state.device)
+    on_device = draw if state.device.type == "cpu" else Draw.seeded(seed, state.device)
     batch = vary(source.next(draw, scenes, views).to(state.device), on_device)
     with _autocast(state.device):
         out = state.network(batch.rgb, batch.portrait, phase.stages)
@@ -149,8 +166,9 @@ def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run) -> dic
     loss = torch.stack(list(terms.values())).sum()
     state.network.zero_grad(set_to_none=True)
     loss.backward()
+    state.workers.average_gradients(state.network)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
-    factor = learning_rate_factor(state.local_step, state.minutes() / config.minutes, config.warmup, config.decay)
+    factor = learning_rate_factor(state.local_step, minutes / config.minutes, config.warmup, config.decay)
     if bool(torch.isfinite(norm)):
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
@@ -159,7 +177,7 @@ def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run) -> dic
         _average(state.ema, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
     state.step += 1
     state.local_step += 1
-    state.samples += scenes
+    state.samples += scenes * state.workers.size
     return {**{name: float(term.detach()) for name, term in terms.items()}, "norm": float(norm), "rate": factor}
 
 
