@@ -75,6 +75,20 @@ def load_shards(folder: Path, stem: str) -> dict[str, Tensor]:
     return tensors
 
 
+def load_start(path: Path) -> dict[str, Tensor]:
+    """Weights to begin with, in single precision: the average of a checkpoint folder, or a shipped weights file.
+
+    Raises:
+        WeightsError: they are missing or damaged.
+    """
+    if path.is_dir():
+        return load_shards(path, "ema")
+    try:
+        return {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"can't read {path}: {error}") from error
+
+
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor], state: TrainState) -> None:
     """Replace the checkpoint in ``folder`` as a whole; an interruption leaves the old or the new one."""
     partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")

@@ -53,7 +53,7 @@ class TrainConfig:
         minutes: time box of the whole run, resumed parts included.
         phases: parts in order.
         size: row of ``flarecli.model.config_small.SIZES``.
-        start: weights file to start from; None starts at random.
+        start: weights file or checkpoint folder to start from; None starts at random.
         textures: folder of pictures for rendering on the fly.
         texture_size: side of the textures in pixels.
         validation: folder of held-out shards, or None.

@@ -21,7 +21,7 @@ from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
 from flarecli.runtime import resolve_device
-from flarecli.train.checkpoint import TrainState, load_shards, load_state, save_checkpoint
+from flarecli.train.checkpoint import TrainState, load_shards, load_start, load_state, save_checkpoint
 from flarecli.train.config import Phase, TrainConfig, load_config
 from flarecli.train.data import LiveSource, ShardSource, Source, vary
 from flarecli.train.evaluate import evaluate_synthetic
@@ -127,8 +127,7 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
         network.load_state_dict(load_shards(checkpoint, "model"))
         ema.load_state_dict(load_shards(checkpoint, "ema"))
     elif config.start:
-        folder = Path(config.start)
-        network.load_state_dict(load_shards(folder, "ema"))
+        network.load_state_dict(load_start(Path(config.start)))
         ema.load_state_dict(network.state_dict())
     network.to(device).train()
     ema.to(device).eval().requires_grad_(False)
