@@ -45,7 +45,7 @@ class SceneJob:
         shared_camera: which photos share one camera: none, folder, all, or auto (same camera model, size and focal).
         refine: auto verifies and refines, ba only adjusts the network's cameras, none keeps the network's answer.
         exports: names of ``flarecli.export.EXPORTERS``.
-        mesh: how the mesh is made.
+        mesh: how the mesh is made; none leaves it out.
         depth_exr: also write depth as EXR.
         colmap_text: also write the COLMAP model as text.
         min_registered: fraction of the photos that need a verified camera; fewer is exit code 6.
@@ -70,7 +70,7 @@ class SceneJob:
     shared_camera: Literal["auto", "none", "folder", "all"] = "auto"
     refine: Literal["auto", "none", "ba"] = "auto"
     exports: tuple[str, ...] = DEFAULT_EXPORTS
-    mesh: Literal["tsdf", "poisson"] = "tsdf"
+    mesh: Literal["tsdf", "poisson", "none"] = "tsdf"
     depth_exr: bool = False
     colmap_text: bool = False
     min_registered: float = 0.0
@@ -115,19 +115,18 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
 
     clock = _Clock()
     with clock("photos"):
-        if job.resume and (kept := _finished(job)):
-            photo_set = load_photos(job.sources, masks=job.masks, strict=job.strict, on_progress=on_progress)
-            if kept["options"].get("input") == photo_set.fingerprint():
-                return SceneResult(output=job.output, exit_code=_exit_code(job, kept), manifest=kept, resumed=True)
         folders = [Path(source) for source in job.sources if Path(source).is_dir()]
         # A result of other photos or options is ours to replace: resuming means "bring this output up to date".
         output = OutputFolder(job.output, overwrite=job.overwrite or job.resume, sources=folders)
         photo_set = load_photos(job.sources, masks=job.masks, strict=job.strict, on_progress=on_progress)
+        kept = _finished(job) if job.resume else None
+        if kept is not None and kept["options"].get("input") == photo_set.fingerprint():
+            return SceneResult(output=job.output, exit_code=_exit_code(job, kept), manifest=kept, resumed=True)
     seed_everything(job.seed)
-    with clock("load network"):
-        model = network or load_network(job)
-    reconstruction = _reconstruct(job, photo_set, model, clock, on_progress)
-    with output as staging:
+    with output as staging:  # made now, so that a place that can't be written costs no minutes of work
+        with clock("load network"):
+            model = network or load_network(job)
+        reconstruction = _reconstruct(job, photo_set, model, clock, on_progress)
         manifest = _write(job, photo_set, reconstruction, staging, clock, on_progress)
     return SceneResult(output=job.output, exit_code=_exit_code(job, manifest), manifest=manifest)
 
@@ -295,7 +294,8 @@ def _with_points(
 
 
 def _formats(job: SceneJob) -> list[str]:
-    names = ["mesh-poisson" if name == "mesh" and job.mesh == "poisson" else name for name in job.exports]
+    mesh = {"tsdf": ["mesh"], "poisson": ["mesh-poisson"], "none": []}[job.mesh]
+    names = [name for export in job.exports for name in (mesh if export == "mesh" else [export])]
     if job.depth_exr and "depth-exr" not in names:
         names.append("depth-exr")
     if job.colmap_text and "colmap-text" not in names:
@@ -312,7 +312,10 @@ def _as_json(job: SceneJob) -> dict[str, Any]:
 
 
 def _finished(job: SceneJob) -> dict[str, Any] | None:
-    """The manifest of an existing output that was made with the same options."""
+    """The manifest of an existing output that was made with the same options.
+
+    How the photos and masks were named does not count: the fingerprint of the input tells whether they are the same.
+    """
     from flarecli.export.manifest import MANIFEST_NAME, read_manifest
 
     if not (job.output / MANIFEST_NAME).is_file():
@@ -321,9 +324,12 @@ def _finished(job: SceneJob) -> dict[str, Any] | None:
         manifest = read_manifest(job.output)
     except InputError:
         return None  # not readable as ours: it will be refused or replaced by the rules for outputs
-    options = {name: value for name, value in manifest.get("options", {}).items() if name != "input"}
     wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in _as_json(job).items()}
-    return manifest if options == wanted else None
+    made, asked = (
+        {name: value for name, value in options.items() if name not in ("input", "sources", "masks")}
+        for options in (manifest.get("options", {}), wanted)
+    )
+    return manifest if made == asked else None
 
 
 def _exit_code(job: SceneJob, manifest: dict[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """One scene from photos to files, end to end with the tiny test network."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from flarecli import pipeline
-from flarecli.errors import FlareError, InputError, OutputExists
+from flarecli.errors import FlareError, InputError, OutputError, OutputExists
 from flarecli.export.archive import load_scene
 from flarecli.export.colmap import write_colmap
 from flarecli.export.verify import verify_scene
@@ -152,6 +153,36 @@ def test_resume_keeps_a_finished_scene_and_redoes_a_changed_one(run, photos):
     fewer = run(resume=True, seed=7)
     assert not fewer.resumed and len(fewer.manifest["photos"]) == 2
     assert not (fewer.output / "images/photo_02.png").exists()
+
+
+def test_resume_knows_the_same_photos_by_other_words(run, photos, monkeypatch):
+    run()
+    assert run(resume=True, sources=(f"{photos}/",)).resumed
+    assert run(resume=True, sources=(f"{photos}/*.png",)).resumed
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in sorted(photos.iterdir()))))
+    assert run(resume=True, sources=("-",)).resumed
+    (photos / "photo_02.png").unlink()
+    # standard input can be read but once, so what was read for the comparison must serve the work too
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in sorted(photos.iterdir()))))
+    changed = run(resume=True, sources=("-",))
+    assert not changed.resumed and len(changed.manifest["photos"]) == 2
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(photos, tmp_path, monkeypatch):
+    def work(*_):
+        raise AssertionError("the network was loaded for nothing")
+
+    monkeypatch.setattr(pipeline, "load_network", work)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError):
+        run_scene(SceneJob(sources=(str(photos),), output=tmp_path / "file" / "scene", model="flare-test"))
+
+
+@pytest.mark.parametrize(("mesh", "written"), [("none", False), ("poisson", True)])
+def test_the_mesh_can_be_left_out_or_made_another_way(run, mesh, written):
+    result = run(mesh=mesh, exports=("mesh", "gaussians"))
+    assert (result.output / "mesh.ply").exists() == written == ("mesh-poisson" in result.manifest["exports"])
+    assert result.manifest["counts"]["gaussians"] == result.manifest["counts"]["dense_points"] > 0
 
 
 def test_resume_answers_with_the_exit_code_of_the_scene(run, photos):

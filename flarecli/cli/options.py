@@ -198,9 +198,9 @@ class SceneOptions:
             help="Formats to write, comma-separated or repeated; `flare formats` lists them.", rich_help_panel=_OUTPUT
         ),
     ] = field(default_factory=lambda: list(DEFAULT_EXPORTS))
-    mesh: Annotated[Literal["tsdf", "poisson"], typer.Option(help="How the mesh is made.", rich_help_panel=_OUTPUT)] = (
-        SceneJob.mesh
-    )
+    mesh: Annotated[
+        Literal["tsdf", "poisson", "none"], typer.Option(help="How the mesh is made.", rich_help_panel=_OUTPUT)
+    ] = SceneJob.mesh
     depth_exr: Annotated[
         bool, typer.Option("--depth-exr", help="Also write depth as EXR.", rich_help_panel=_OUTPUT)
     ] = SceneJob.depth_exr

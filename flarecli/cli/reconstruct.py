@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from flarecli.cli.console import Talk
+from flarecli.cli.console import LOGGER, Talk
 from flarecli.cli.options import SceneOptions, TalkOptions, take_groups
+
+_MAX_DROPPED = 10
 
 EPILOG = """Examples:
 
@@ -38,6 +40,8 @@ def reconstruct(
     with Talk(talking) as talk:
         with talk.progress() as on_progress:
             result = run_scene(job, on_progress=on_progress)
+        for line in _dropped(result.manifest):
+            LOGGER.warning(line)
         talk.say(_summary(result.output, result.manifest, resumed=result.resumed))
         talk.result(
             {
@@ -49,6 +53,14 @@ def reconstruct(
             }
         )
     raise typer.Exit(result.exit_code)
+
+
+def _dropped(manifest: dict[str, Any]) -> list[str]:
+    """One line for each photo that was left out, and one for what is too much to list."""
+    dropped = [photo for photo in manifest.get("photos", ()) if photo["status"] == "dropped"]
+    lines = [f"dropped {photo['name']}: {photo['reason']}" for photo in dropped[:_MAX_DROPPED]]
+    more = len(dropped) - len(lines)
+    return [*lines, f"dropped {more} more photos; flare.json lists them"] if more else lines
 
 
 def _summary(output: Path, manifest: dict[str, object], *, resumed: bool) -> str:

@@ -65,7 +65,7 @@ def build_manifest(
             "sparse_points": len(tracks),
             "observations": len(tracks.point_index),
             "dense_points": len(reconstruction.points),
-            "gaussians": 0 if reconstruction.gaussians is None else len(reconstruction.gaussians),
+            "gaussians": _count_gaussians(reconstruction, exports or {}),
         },
         "reprojection_px": float(np.mean(tracks.error_px)) if len(tracks) else None,
         "photos": [dataclasses.asdict(verdict) for verdict in reconstruction.verdicts],
@@ -75,6 +75,13 @@ def build_manifest(
         "next": next_commands(folder),
         "files": describe_files(folder),
     }
+
+
+def _count_gaussians(reconstruction: Reconstruction, exports: Mapping[str, list[str]]) -> int:
+    """Gaussians of the scene, or those that were written as first ones: one per dense point."""
+    if reconstruction.gaussians is not None:
+        return len(reconstruction.gaussians)
+    return len(reconstruction.points) if exports.get("gaussians") else 0
 
 
 def next_commands(folder: Path) -> list[str]:

@@ -43,7 +43,7 @@ def assemble(photos: Sequence[Photo], predicted: Predicted, priors: Priors) -> R
     K = _photo_intrinsics(ordered, maps, priors)
     cameras = Cameras(c2w, K, priors.size_hw, priors.k1)
     depth_maps = tuple(
-        DepthMap(view.depth, view.confidence, map_intrinsics(K[index], maps[index]))
+        DepthMap(_masked(view.depth, predicted, index), view.confidence, map_intrinsics(K[index], maps[index]))
         for index, view in enumerate(ordered)
     )
     names = tuple(photo.name for photo in photos)
@@ -57,6 +57,15 @@ def assemble(photos: Sequence[Photo], predicted: Predicted, priors: Priors) -> R
         depth_maps=depth_maps,
         verdicts=verdicts,
     )
+
+
+def _masked(depth: np.ndarray, predicted: Predicted, index: int) -> np.ndarray:
+    """Upright depth of a photo, 0 where its mask says to ignore the pixel."""
+    masks = predicted.prepared.masks
+    if masks is None:
+        return depth
+    use = masks[index].numpy()
+    return np.where(use.T if predicted.prepared.views.portrait[index] else use, depth, 0)
 
 
 def join_windows(predicted: Predicted, priors: Priors) -> dict[int, View]:

@@ -23,6 +23,7 @@ from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import PhotoVerdict, PointCloud, Reconstruction, Tracks
 
 _NETWORK_SIGMA = 0.5  # of the logarithm of the network's focal length
+_CALIBRATED = 0.1  # of the logarithm of a focal length that EXIF tells, or better
 _FEW = 6
 _FEW_BEST = 24
 # Up to this many photos, features that follow slanted surfaces are worth their time where plain ones do not convince.
@@ -165,7 +166,7 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
         tracks=tracks,
         depth_maps=depth_maps,
         verdicts=verdicts,
-        confidence=_confidence(verdicts, tracks),
+        confidence=_confidence(verdicts, tracks, calibrated=bool((priors.sigma < _CALIBRATED).all())),
         points=PointCloud(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros((0, 2))),
         provenance={**initial.provenance, "refinement": {"origin": best.origin, "support": solution.scores}},
     )
@@ -185,14 +186,20 @@ def _verdicts(
     return tuple(out)
 
 
-def _confidence(verdicts: Sequence[PhotoVerdict], tracks: Tracks) -> float:
-    """Share of photos that matches verify, weighed by how many sparse points each sees and how well they fit."""
+def _confidence(verdicts: Sequence[PhotoVerdict], tracks: Tracks, *, calibrated: bool) -> float:
+    """Share of photos that matches verify, weighed by how many sparse points each sees and how well they fit.
+
+    Args:
+        verdicts: of all photos with a camera.
+        tracks: sparse points.
+        calibrated: all focal lengths were known before, at least from EXIF.
+    """
     values = []
     for verdict in verdicts:
         enough = min(verdict.inliers / 100.0, 1.0) if verdict.status == "verified" else 0.0
         sharp = 1.0 if verdict.reprojection_px is None else float(np.exp(-max(verdict.reprojection_px - 1.0, 0.0)))
         values.append(enough * sharp)
     lengths = np.bincount(tracks.point_index) if len(tracks) else np.zeros(1)
-    # Two-view points alone leave scale and focal length loosely tied.
-    chained = 1.0 if float((lengths >= 3).mean()) > 0.1 or len(verdicts) == 2 else 0.7
-    return float(np.mean(values)) * chained
+    # Points that only two photos see tie neither scale nor focal length; two photos alone have but one scale.
+    chained = float((lengths >= 3).mean()) > 0.1 or (len(verdicts) == 2 and calibrated)
+    return float(np.mean(values)) * (1.0 if chained else 0.7)

@@ -13,9 +13,10 @@ from flarecli.cli.options import SceneOptions
 from flarecli.pipeline import DEFAULT_EXPORTS, SceneJob, SceneResult
 
 MANIFEST = {
-    "photos": [{"name": "a.jpg", "status": "verified"}, {"name": "b.jpg", "status": "dropped"}],
+    "photos": [{"name": "a.jpg", "status": "verified"}, {"name": "b.jpg", "status": "dropped", "reason": "no picture"}],
     "confidence": 0.5,
 }
+QUIET = ["warning: a doubt", "warning: dropped b.jpg: no picture"]
 
 
 @pytest.fixture
@@ -40,6 +41,15 @@ def jobs(monkeypatch):
 def test_without_options_the_job_has_the_defaults_of_its_class(jobs):
     assert run(["reconstruct", "photos", "-o", "scene"]) == 0
     assert jobs == [SceneJob(sources=("photos",), output=Path("scene"))]
+
+
+def test_dropped_photos_are_named_with_their_reason(jobs, monkeypatch, capsys):
+    photos = [{"name": f"{i}.jpg", "status": "dropped", "reason": "no picture"} for i in range(12)]
+    monkeypatch.setitem(MANIFEST, "photos", photos)
+    assert run(["reconstruct", "photos", "-o", "scene", "-q"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: dropped 0.jpg: no picture" in said and "dropped 2 more photos" in said
+    assert "dropped 10.jpg" not in said
 
 
 def test_every_field_of_the_job_has_an_option():
@@ -111,7 +121,7 @@ def test_people_read_stages_and_counts_on_stderr(jobs, capsys):
 
 def test_quiet_leaves_warnings_and_verbose_adds_details(jobs, capsys):
     run(["reconstruct", "photos", "-o", "scene", "-q"])
-    assert capsys.readouterr().err.splitlines() == ["warning: a doubt"]
+    assert capsys.readouterr().err.splitlines() == QUIET
     run(["reconstruct", "photos", "-o", "scene", "-v"])
     assert "a detail" in capsys.readouterr().err.splitlines()
 
@@ -119,7 +129,7 @@ def test_quiet_leaves_warnings_and_verbose_adds_details(jobs, capsys):
 def test_the_log_file_has_everything_also_when_quiet(jobs, tmp_path, capsys):
     log = tmp_path / "flare.log"
     run(["reconstruct", "photos", "-o", "scene", "-q", "--log-file", str(log)])
-    assert capsys.readouterr().err.splitlines() == ["warning: a doubt"]
+    assert capsys.readouterr().err.splitlines() == QUIET
     text = log.read_text()
     for expected in ("INFO flarecli.model: the licence", "DEBUG flarecli.model: a detail", "wrote scene"):
         assert expected in text

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from flarecli.geometry.transforms import Sim3, rotation_angle_deg
 from flarecli.inference.assemble import assemble, join_windows
@@ -42,6 +43,18 @@ def test_one_window_becomes_cameras_in_photo_pixels(photos):
         assert depth_map is not None
         assert (depth_map.depth.shape[0] > depth_map.depth.shape[1]) == (SIZES[view][0] > SIZES[view][1])
         assert (depth_map.depth > 0).all() and 2 < np.median(depth_map.depth) / scale < 9
+
+
+def test_masked_pixels_have_no_depth_also_in_portrait_photos(photos):
+    predicted = predicted_of(photos, cameras_of(SIZES), [range(6)])
+    masks = torch.ones(predicted.prepared.views.rgb.shape[0], 48, 64, dtype=torch.bool)
+    masks[:, :10] = False  # rows as stored, so columns of the portrait photo
+    predicted = replace(predicted, prepared=replace(predicted.prepared, masks=masks))
+    found = assemble(photos, predicted, priors_of(cameras_of(SIZES)))
+    landscape, portrait = found.depth_maps[0], found.depth_maps[1]
+    assert landscape is not None and portrait is not None
+    assert (landscape.depth[:10] == 0).all() and (landscape.depth[10:] > 0).all()
+    assert (portrait.depth[:, :10] == 0).all() and (portrait.depth[:, 10:] > 0).all()
 
 
 def test_photos_of_one_camera_share_its_focal_length(photos):

@@ -90,6 +90,21 @@ def test_a_photo_of_something_else_stays_network_only(scene, photos, tmp_path):
     assert 3 not in found.tracks.view_index and len(found) == 4
 
 
+def test_two_photos_of_unknown_focal_length_are_not_certain(scene, tmp_path):
+    scene.write_images(tmp_path / "photos")
+    for name in scene.reconstruction.image_names[2:]:
+        (tmp_path / "photos" / name).unlink()
+    photos, whole = load_photos([tmp_path / "photos"]).photos, predicted(scene)
+    cameras, none = whole.cameras.subset([0, 1]), whole.points
+    empty = replace(none, **{name: getattr(none, name)[:0] for name in type(none).__dataclass_fields__})
+    initial = replace(
+        whole, image_names=whole.image_names[:2], cameras=cameras, depth_maps=whole.depth_maps[:2], points=empty
+    )
+    known = refine(initial, photos, priors_of(cameras), OPTIONS).confidence
+    guessed = refine(initial, photos, priors_of(cameras, sigma=0.35), OPTIONS).confidence
+    assert 0 < guessed <= 0.7 < known
+
+
 def test_known_poses_come_back_bit_by_bit(scene, photos):
     c2w = np.array(scene.reconstruction.cameras.c2w)
     c2w[:, :3, 3] = 3 * c2w[:, :3, 3] + [1.0, 2.0, 3.0]
