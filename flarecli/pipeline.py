@@ -174,8 +174,9 @@ class _Clock:
 def _reconstruct(
     job: SceneJob, photo_set: PhotoSet, model: LoadedModel, clock: _Clock, on_progress: Progress | None
 ) -> Reconstruction:
-    from flarecli.inference.assemble import assemble
+    from flarecli.inference.assemble import assemble_views, scene_views
     from flarecli.inference.correspondences import dense_matches
+    from flarecli.inference.gaussians import place_gaussians
     from flarecli.inference.predict import predict
     from flarecli.inference.priors import collect_priors
     from flarecli.refine.dense import solve_from_matches
@@ -190,17 +191,25 @@ def _reconstruct(
             model,
             resolve_device(job.device),
             c2w=priors.c2w,
+            K=priors.K,
             max_memory=job.max_memory,
             on_progress=on_progress,
         )
     with clock("assemble"):
-        result = assemble(photos, predicted, priors)
+        views = scene_views(predicted, priors)
+        initial = assemble_views(photos, views, predicted, priors)
         matches = dense_matches(predicted)
-        result = solve_from_matches(result, matches, photos, priors, threads=cpu_count(), seed=job.seed)
+        result = solve_from_matches(initial, matches, photos, priors, threads=cpu_count(), seed=job.seed)
     if job.refine != "none":
         with clock("refine"):
             options = RefineOptions(mode=job.refine, preset=job.preset, threads=cpu_count(), seed=job.seed)
             result = refine(result, photos, priors, options, on_progress)
+    if any(view.gaussians is not None for view in views):
+        with clock("gaussians"):
+            gaussians = place_gaussians(views, initial, result)
+            source = "network" if gaussians else "points; all that the network predicted lie behind their cameras"
+            note = {**result.provenance, "gaussians": source}
+            result = dataclasses.replace(result, gaussians=gaussians, provenance=note)
     provenance = {
         "name": model.spec.name,
         "weights": None if model.weights_path is None else model.weights_path.name,

@@ -111,7 +111,7 @@ def write_gaussians_ply(
     sh = gaussians.sh[:, : (MAX_SH_DEGREE + 1) ** 2]
     if pad_degree is not None and (pad_degree + 1) ** 2 > sh.shape[1]:
         sh = np.pad(sh, ((0, 0), (0, (pad_degree + 1) ** 2 - sh.shape[1]), (0, 0)))
-    rest = np.swapaxes(sh[:, 1:], 1, 2).reshape(len(sh), -1)
+    rest = np.swapaxes(sh[:, 1:], 1, 2).reshape(len(sh), 3 * (sh.shape[1] - 1))
     opacity = np.clip(gaussians.opacities.astype(np.float64), _MIN_OPACITY, 1 - _MIN_OPACITY)
     quats = gaussians.quats_wxyz / np.linalg.norm(gaussians.quats_wxyz, axis=1, keepdims=True)
     columns = [

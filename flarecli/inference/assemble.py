@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,30 +22,49 @@ _JOIN_PIXELS = 2000
 def assemble(photos: Sequence[Photo], predicted: Predicted, priors: Priors) -> Reconstruction:
     """Join the windows and read cameras, depth and points of every photo.
 
-    Known poses replace the predicted ones, and the geometry is scaled and moved to fit them.
-
     Args:
         photos: all photos, in order.
         predicted: windows of the network.
         priors: known intrinsics and poses.
     """
+    return assemble_views(photos, scene_views(predicted, priors), predicted, priors)
+
+
+def scene_views(predicted: Predicted, priors: Priors) -> list[View]:
+    """Views of all photos in one world: that of the known poses, or the frame of the first photo.
+
+    Args:
+        predicted: windows of the network; every photo is in at least one.
+        priors: known intrinsics and poses.
+    """
     views = join_windows(predicted, priors)
-    ordered = [views[index] for index in range(len(photos))]
+    ordered = [views[index] for index in sorted(views)]
     c2w = np.stack([view.c2w for view in ordered])
     if priors.c2w is not None:
         sim = _onto(c2w, priors.c2w)
-        ordered = [_moved(view, sim) for view in ordered]
-        c2w = np.array(priors.c2w)
     else:
-        to_first = Sim3(1.0, c2w[0, :3, :3].T, -c2w[0, :3, :3].T @ c2w[0, :3, 3])
-        ordered = [_moved(view, to_first) for view in ordered]
-        c2w = np.stack([view.c2w for view in ordered])
+        sim = Sim3(1.0, c2w[0, :3, :3].T, -c2w[0, :3, :3].T @ c2w[0, :3, 3])
+    return [_moved(view, sim) for view in ordered]
+
+
+def assemble_views(
+    photos: Sequence[Photo], views: Sequence[View], predicted: Predicted, priors: Priors
+) -> Reconstruction:
+    """Cameras and depth of every photo; known poses replace the predicted ones.
+
+    Args:
+        photos: all photos, in order.
+        views: one per photo, from :func:`scene_views`.
+        predicted: windows of the network, for what it saw of the photos.
+        priors: known intrinsics and poses.
+    """
+    c2w = np.stack([view.c2w for view in views]) if priors.c2w is None else np.array(priors.c2w)
     maps = predicted.prepared.prepared_from_photo
-    K = _photo_intrinsics(ordered, maps, priors)
+    K = _photo_intrinsics(views, maps, priors)
     cameras = Cameras(c2w, K, priors.size_hw, priors.k1)
     depth_maps = tuple(
         DepthMap(_masked(view.depth, predicted, index), view.confidence, map_intrinsics(K[index], maps[index]))
-        for index, view in enumerate(ordered)
+        for index, view in enumerate(views)
     )
     names = tuple(photo.name for photo in photos)
     verdicts = tuple(PhotoVerdict(name, "network-only", "not checked against photo matches") for name in names)
@@ -109,14 +129,15 @@ def _onto(source_c2w: np.ndarray, target_c2w: np.ndarray) -> Sim3:
 
 
 def _moved(view: View, sim: Sim3) -> View:
-    return View(
-        view.photo,
-        sim.apply_to_c2w(view.c2w),
-        view.focal_px,
-        sim.apply(view.points),
-        view.depth * sim.scale,
-        view.confidence,
-        view.pose_from,
+    gaussians = view.gaussians
+    if gaussians is not None:  # they are in the camera's frame, where a similarity only scales
+        gaussians = replace(gaussians, means=gaussians.means * sim.scale, scales=gaussians.scales * sim.scale)
+    return replace(
+        view,
+        c2w=sim.apply_to_c2w(view.c2w),
+        points=sim.apply(view.points),
+        depth=view.depth * sim.scale,
+        gaussians=gaussians,
     )
 
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from flarecli.errors import InputError, MemoryExceeded
+from flarecli.geometry.projection import map_intrinsics
 from flarecli.images.loading import Photo
 from flarecli.images.preparing import Prepared, choose_canvas, prepare
 from flarecli.model.loading import LoadedModel
 from flarecli.model.spec import ModelSpec
 from flarecli.runtime import available_memory, inference_precision
-from flarecli.scene.views import Prediction, Views
+from flarecli.scene.views import GaussianMaps, Prediction, Views
 
 OVERLAP = 3
 """Photos that neighbouring windows share; three different places fix a similarity even when one photo is bad."""
 
 _BYTES_PER_PIXEL = {"flare": 4200, "flare-test": 4200}
+_BYTES_PER_PIXEL |= dict.fromkeys(("noposplat", "noposplat-3view"), 4000)
+_BYTES_PER_PIXEL |= dict.fromkeys(("spfsplat", "spfsplat-nointrin", "spfsplatv2"), 4000)
 _BYTES_PER_PIXEL_DEFAULT = 6000
 # Peak activation memory per pixel and view, measured on the CPU in float32 with a third to spare.
 
@@ -58,6 +62,7 @@ def predict(
     device: torch.device,
     *,
     c2w: Float[np.ndarray, "V 4 4"] | None = None,
+    K: Float[np.ndarray, "V 3 3"] | None = None,
     max_memory: int | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Predicted:
@@ -68,19 +73,21 @@ def predict(
         model: the network.
         device: where it is.
         c2w: known poses, for networks that take them.
+        K: known or guessed intrinsics in pixels of the upright photos, for networks that take them.
         max_memory: bytes that the activations may take; None takes half of what is free.
         on_progress: told ("network", windows done, windows).
 
     Raises:
         MemoryExceeded: even two photos at once do not fit.
-        InputError: a model of fixed view count gets too few photos.
+        InputError: too few photos for the model, or it needs intrinsics and there are none.
     """
-    if len(photos) < 2:
-        raise InputError("a reconstruction needs at least two photos")
+    _check_input(model.spec, len(photos), K is not None)
     canvas = model.spec.canvas.size_hw or choose_canvas(
         [photo.size_hw for photo in photos], model.spec.canvas.long_side, model.spec.canvas.multiple
     )
     prepared = prepare(photos, canvas, c2w=c2w)
+    if K is not None:
+        prepared = _with_intrinsics(prepared, K)
     order = _order(photos)
     size = _views_that_fit(model.spec, canvas, device, max_memory)
     while True:
@@ -88,12 +95,31 @@ def predict(
         try:
             return Predicted(_run(plan, prepared.views, model, device, on_progress), prepared)
         except torch.OutOfMemoryError as error:
-            if size <= 2:
-                raise MemoryExceeded(
-                    f"two photos at once do not fit into the memory of {device}", "use --device cpu or a smaller model"
-                ) from error
-            size = max(2, size // 2)
+            least = model.spec.min_views
+            if size <= least:
+                message = f"{_count(least)} photos at once do not fit into the memory of {device}"
+                raise MemoryExceeded(message, "use --device cpu or a smaller model") from error
+            size = max(least, size // 2)
             torch.cuda.empty_cache()
+
+
+def _check_input(spec: ModelSpec, num_photos: int, has_intrinsics: bool) -> None:
+    if num_photos < 2:
+        raise InputError("a reconstruction needs at least two photos")
+    if num_photos < spec.min_views:
+        message = f"{spec.name} takes {_count(spec.min_views)} photos at a time, and there are only {num_photos}"
+        raise InputError(message, "add photos or choose another --model")
+    if spec.takes_intrinsics and not has_intrinsics:
+        raise InputError(f"{spec.name} needs the intrinsics of its photos", "give --intrinsics, for example 35mm=28")
+
+
+def _count(number: int) -> str:
+    return {2: "two", 3: "three"}.get(number, str(number))
+
+
+def _with_intrinsics(prepared: Prepared, K: Float[np.ndarray, "V 3 3"]) -> Prepared:
+    mapped = [map_intrinsics(each, photo_map) for each, photo_map in zip(K, prepared.prepared_from_photo, strict=True)]
+    return replace(prepared, views=replace(prepared.views, K=torch.from_numpy(np.stack(mapped)).float()))
 
 
 def _run(
@@ -114,17 +140,22 @@ def _run(
 
 
 def _to_cpu(prediction: Prediction) -> Prediction:
-    fields = {name: getattr(prediction, name) for name in Prediction.__dataclass_fields__}
-    return replace(prediction, **{k: None if v is None else v.float().cpu() for k, v in fields.items()})
+    def moved(value: Tensor | GaussianMaps | None) -> Tensor | GaussianMaps | None:
+        if isinstance(value, GaussianMaps):
+            return value.map(lambda each: each.float().cpu())
+        return None if value is None else value.float().cpu()
+
+    return replace(prediction, **{field.name: moved(getattr(prediction, field.name)) for field in fields(prediction)})
 
 
 def _views_that_fit(spec: ModelSpec, canvas: tuple[int, int], device: torch.device, max_memory: int | None) -> int:
     budget = available_memory(device) // 2 if max_memory is None else max_memory
     per_view = canvas[0] * canvas[1] * _BYTES_PER_PIXEL.get(spec.name, _BYTES_PER_PIXEL_DEFAULT)
     fit = budget // per_view
-    if fit < 2:
+    least = spec.min_views
+    if fit < least:
         raise MemoryExceeded(
-            f"{spec.name} needs about {2 * per_view / 2**30:.1f} GiB for two photos; "
+            f"{spec.name} needs about {least * per_view / 2**30:.1f} GiB for {_count(least)} photos; "
             f"{budget / 2**30:.1f} GiB are allowed",
             "raise --max-memory, or use --model flare-small",
         )

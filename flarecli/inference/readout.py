@@ -7,15 +7,19 @@ pixels is taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import poselib
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
 from flarecli.geometry.projection import focal_from_pointmap, intrinsics, map_intrinsics, pixel_grid
 from flarecli.geometry.transforms import invert_rigid, rigid, umeyama
 from flarecli.inference.predict import Window
+from flarecli.scene.gaussians import Gaussians
+from flarecli.scene.harmonics import rotate_sh
+from flarecli.scene.views import GaussianMaps
 
 _MAX_PIXELS = 3000
 _MAX_POINTS = 20_000
@@ -33,6 +37,7 @@ class View:
         depth: z-depth from the camera-centric map, scaled to the global one.
         confidence: of the global map.
         pose_from: "head", "pnp" or "procrustes".
+        gaussians: one per pixel in row-major order, in the camera's own frame, or None where the network has none.
     """
 
     photo: int
@@ -42,6 +47,7 @@ class View:
     depth: Float[np.ndarray, "H W"]
     confidence: Float[np.ndarray, "H W"]
     pose_from: str
+    gaussians: Gaussians | None = None
 
 
 def read_window(
@@ -66,8 +72,32 @@ def read_window(
         maps = [_upright(values[row], turn) for values in (local, points, weight, weight_local)]
         K = map_intrinsics(K_photo[photo], prepared_from_photo[photo])
         head_focal = None if prediction.focal is None else float(prediction.focal[row]) * max(local.shape[1:3])
-        views.append(_read_view(photo, maps, head, row, K if known[photo] else None, head_focal))
+        view = _read_view(photo, maps, head, row, K if known[photo] else None, head_focal)
+        if prediction.gaussians is not None:
+            parts = prediction.gaussians.map(lambda each, row=row: each[row])
+            view = replace(
+                view, gaussians=_in_camera(view, parts.map(lambda each: each.transpose(0, 1)) if turn else parts)
+            )
+        views.append(view)
     return views
+
+
+def _in_camera(view: View, maps: GaussianMaps) -> Gaussians:
+    """Upright Gaussians of one view, moved from the window's frame into that of the view's camera."""
+    rotation = view.c2w[:3, :3].T
+    quats_wxyz = maps.quats_wxyz.reshape(-1, 4).numpy().astype(np.float64)
+    length = np.linalg.norm(quats_wxyz, axis=1, keepdims=True)
+    # A raw quaternion of zeros says nothing; any orientation does for it.
+    quats_wxyz = np.where(length > 0.5, quats_wxyz, np.array([1.0, 0.0, 0.0, 0.0]))
+    turned = Rotation.from_matrix(rotation) * Rotation.from_quat(quats_wxyz, scalar_first=True)
+    means = (view.points.reshape(-1, 3) - view.c2w[:3, 3]) @ view.c2w[:3, :3]
+    return Gaussians(
+        np.nan_to_num(means, nan=0.0, posinf=0.0, neginf=0.0),
+        np.maximum(maps.scales.reshape(-1, 3).numpy(), 1e-12),
+        turned.as_quat(scalar_first=True),
+        maps.opacities.reshape(-1).numpy(),
+        rotate_sh(maps.sh.flatten(0, 1).numpy(), rotation),
+    )
 
 
 def _upright(values: np.ndarray, portrait: bool) -> np.ndarray:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from flarecli.errors import InputError
 from flarecli.model.config_flare import FlareConfig
 from flarecli.model.config_small import SIZES
+from flarecli.model.config_splat import SplatConfig
 from flarecli.model.flare_keys import FLARE_KEYS
+from flarecli.model.flare_nvs_keys import FLARE_NVS_KEYS
+from flarecli.model.keys import KeyRule
 from flarecli.model.spec import Canvas, ModelSpec, WeightsSpec
+from flarecli.model.splat_keys import (
+    NOPOSPLAT_KEYS,
+    SPFSPLAT_KEYS,
+    SPFSPLAT_NO_INTRINSICS_KEYS,
+    SPFSPLAT_V2_KEYS,
+)
 
 _TEST_CONFIG = FlareConfig(
     enc_dim=32,
@@ -25,6 +34,40 @@ _TEST_CONFIG = FlareConfig(
     dpt_dim=16,
     dpt_head_dim=8,
 )
+
+_SQUARE = Canvas(size_hw=(256, 256), long_side=256, multiple=16)
+_SQUARE_FOR_FLARE = Canvas(size_hw=(256, 256), long_side=256, multiple=64)
+
+# Neither project states a licence for its weights; both were fine-tuned from MASt3R's, which are CC BY-NC-SA 4.0.
+_DERIVED_LICENCE = "none stated; derived from CC BY-NC-SA 4.0"
+
+
+def _noposplat_weights(filename: str) -> WeightsSpec:
+    return WeightsSpec(
+        filename=filename,
+        hub_repo="botaoye/NoPoSplat",
+        sha256=None,
+        size_bytes=2_448_000_000,
+        licence=_DERIVED_LICENCE,
+        commercial=False,
+        source="NoPoSplat (ICLR 2025), https://huggingface.co/botaoye/NoPoSplat",
+        key_rules=NOPOSPLAT_KEYS,
+    )
+
+
+def _spfsplat_weights(repository: str, filename: str, key_rules: tuple[KeyRule, ...]) -> WeightsSpec:
+    return WeightsSpec(
+        filename=filename,
+        hub_repo=f"RanranHuang/{repository}",
+        sha256=None,
+        # Estimated: these are training checkpoints, with two moments of the optimiser per parameter.
+        size_bytes=7_390_000_000,
+        licence=_DERIVED_LICENCE,
+        commercial=False,
+        source=f"{repository}, https://huggingface.co/RanranHuang/{repository}",
+        key_rules=key_rules,
+    )
+
 
 _ROWS = (
     ModelSpec(
@@ -61,6 +104,75 @@ _ROWS = (
         ),
         canvas=Canvas(size_hw=None, long_side=192, multiple=8),
         max_views=8,
+    ),
+    ModelSpec(
+        name="flare-nvs",
+        task="published FLARE novel-view network, 1.3 billion parameters: Gaussians of two photos",
+        build="flarecli.model.flare_nvs:FlareNvs",
+        config=FlareConfig(tap_blocks=(0, 1, 2)),
+        weights=WeightsSpec(
+            filename="NVS.pth",
+            hub_repo="AntResearch/FLARE",
+            sha256=None,
+            size_bytes=5_670_000_000,
+            licence="CC BY-NC-SA 4.0",
+            commercial=False,
+            source="FLARE (CVPR 2025), https://huggingface.co/AntResearch/FLARE",
+            key_rules=FLARE_NVS_KEYS,
+        ),
+        canvas=_SQUARE_FOR_FLARE,
+        max_views=2,
+        takes_intrinsics=True,
+    ),
+    ModelSpec(
+        name="noposplat",
+        task="published NoPoSplat, 0.6 billion parameters: Gaussians of two photos, poses from their centres",
+        build="flarecli.model.noposplat:NoPoSplat",
+        config=SplatConfig(),
+        weights=_noposplat_weights("mixRe10kDl3dv.ckpt"),
+        canvas=_SQUARE,
+        max_views=2,
+        takes_intrinsics=True,
+    ),
+    ModelSpec(
+        name="noposplat-3view",
+        task="the same network trained for three photos at once",
+        build="flarecli.model.noposplat:NoPoSplat",
+        config=SplatConfig(),
+        weights=_noposplat_weights("re10k_3views.ckpt"),
+        canvas=_SQUARE,
+        max_views=3,
+        min_views=3,
+        takes_intrinsics=True,
+    ),
+    ModelSpec(
+        name="spfsplat",
+        task="published SPFSplat, 0.6 billion parameters: Gaussians and poses of two photos",
+        build="flarecli.model.spfsplat:SpfSplat",
+        config=SplatConfig(pose="pooled"),
+        weights=_spfsplat_weights("SPFSplat", "re10k_dl3dv.ckpt", SPFSPLAT_KEYS),
+        canvas=_SQUARE,
+        max_views=2,
+        takes_intrinsics=True,
+    ),
+    ModelSpec(
+        name="spfsplat-nointrin",
+        task="SPFSplat trained without intrinsics: estimates the focal length too",
+        build="flarecli.model.spfsplat:SpfSplat",
+        config=SplatConfig(pose="pooled", intrinsics="none"),
+        weights=_spfsplat_weights("SPFSplat", "re10k_nointrin.ckpt", SPFSPLAT_NO_INTRINSICS_KEYS),
+        canvas=_SQUARE,
+        max_views=2,
+    ),
+    ModelSpec(
+        name="spfsplatv2",
+        task="published SPFSplatV2, 0.6 billion parameters: Gaussians and poses of 2 to 10 photos",
+        build="flarecli.model.spfsplat:SpfSplat",
+        config=SplatConfig(pose="token", intrinsics="decoder"),
+        weights=_spfsplat_weights("SPFSplatV2", "re10k_spfsplatv2_10view.ckpt", SPFSPLAT_V2_KEYS),
+        canvas=_SQUARE,
+        max_views=10,
+        takes_intrinsics=True,
     ),
     ModelSpec(
         name="flare-test",

@@ -53,3 +53,8 @@ class SplatConfig:
         hooks = self.dpt_hooks
         if hooks[0] != 0 or hooks[-1] != self.dec_depth or sorted(hooks) != [*hooks]:
             raise ValueError("dense heads read the encoder first and the last decoder layer last")
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of an image must be multiples of this number of pixels."""
+        return self.patch_size

@@ -18,9 +18,12 @@ from flarecli.model.dpt import DptHead, dense_pointmaps
 from flarecli.model.encoder import Encoder
 from flarecli.model.flare import pose_condition
 from flarecli.model.flare_gaussian_head import FlareGaussianHead, unfold_descriptors
+from flarecli.model.gaussian_activation import flare_gaussians
 from flarecli.model.layers import Mlp
 from flarecli.model.pose_head import PoseEstimate, PoseHead
+from flarecli.model.splat_prediction import poses_from_centres, prediction_of, upright_views
 from flarecli.model.token_grid import apply_upright, orientation_groups
+from flarecli.scene.views import Prediction, Views
 
 _INTRINSICS_UNIT = 2000.0  # pixels
 
@@ -121,6 +124,23 @@ class FlareNvs(nn.Module):
         descriptors = self._descriptor_maps(torch.cat([layers[0], layers[-1]], dim=-1), grid_hw, flags)
         gaussians = apply_upright(self.gaussian_head, torch.cat([descriptors, detail], dim=2), flags)
         return FlareNvsOutput(coarse_poses, refined_poses, points, confidence, gaussians)
+
+    @torch.no_grad()
+    def predict(self, views: Views) -> Prediction:
+        """Gaussians of one scene, and the poses under which they project onto their own pixels.
+
+        The predicted poses have a unit of their own; those of the Gaussian centres fit the Gaussians.
+
+        Raises:
+            ValueError: see :meth:`forward`; the intrinsics are missing, or the views are not square.
+        """
+        rgb, K = upright_views(views)
+        if K is None:
+            raise ValueError("FLARE's novel-view network needs the intrinsics of its views")
+        output = self(rgb, torch.zeros_like(views.portrait), K)
+        gaussians = flare_gaussians(output.gaussians[0])
+        c2w = poses_from_centres(output.points[0], gaussians.opacities, K[0])
+        return prediction_of(output.points[0], gaussians, c2w, views.portrait, confidence=output.confidence[0])
 
     def _descriptor_maps(
         self, hooked: Float[Tensor, "B V L C"], grid_hw: tuple[int, int], portrait: list[bool]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -57,6 +58,11 @@ def splat_gaussians(raw: Float[Tensor, "*v 83 H W"], *, real_part_first: bool) -
         quaternion = quaternion.roll(1, dims=-1)
     sh = harmonics.unflatten(-1, (3, SH_COEFFICIENTS)) * sh_damping(harmonics.device)
     return GaussianMaps(scales, quaternion, opacity[..., 0].sigmoid(), sh.transpose(-1, -2))
+
+
+def seen_coefficients(gaussians: GaussianMaps) -> GaussianMaps:
+    """Without the harmonics of degree 4, which the renderer of NoPoSplat and SPFSplat never evaluated."""
+    return replace(gaussians, sh=gaussians.sh[..., :16, :])
 
 
 def sh_damping(device: torch.device | None = None) -> Float[Tensor, "25"]:

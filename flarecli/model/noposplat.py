@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flarecli.model.config_splat import SplatConfig
+from flarecli.model.gaussian_activation import seen_coefficients, splat_gaussians
 from flarecli.model.splat_heads import SplatHeads
+from flarecli.model.splat_prediction import fractions, poses_from_centres, prediction_of, upright_views
 from flarecli.model.splat_trunk import SplatTrunk, each_reads_all_others
+from flarecli.scene.views import Prediction, Views
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,3 +60,18 @@ class NoPoSplat(nn.Module):
         tokens = self.trunk.encode(pixels, K_fraction)
         decoded = self.trunk.decode(tokens, K_fraction, grid_hw, each_reads_all_others(rgb.shape[1]))
         return SplatOutput(*self.heads([tokens, *decoded], grid_hw, pixels))
+
+    @torch.no_grad()
+    def predict(self, views: Views) -> Prediction:
+        """Gaussians of one scene, and the poses under which they project onto their own pixels.
+
+        Raises:
+            ValueError: see :meth:`forward`, or the views are not square.
+        """
+        rgb, K = upright_views(views)
+        if K is None:
+            raise ValueError("NoPoSplat needs the intrinsics of its views")
+        output = self(rgb, fractions(K, (rgb.shape[-2], rgb.shape[-1])))
+        gaussians = seen_coefficients(splat_gaussians(output.gaussians[0], real_part_first=False))
+        c2w = poses_from_centres(output.points[0], gaussians.opacities, K[0])
+        return prediction_of(output.points[0], gaussians, c2w, views.portrait)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flarecli.model.config_flare import FlareConfig
 from flarecli.model.config_small import FlareSmallConfig
+from flarecli.model.config_splat import SplatConfig
 from flarecli.model.keys import KeyRule
 
 
@@ -61,14 +62,18 @@ class ModelSpec:
         weights: its weights; None means random weights of a fixed seed (for tests of the program).
         canvas: image size.
         max_views: most views that one forward pass is meant for.
+        min_views: fewest views that the weights were trained for.
+        takes_intrinsics: whether the network reads the intrinsics of its views.
         hidden: whether lists leave it out.
     """
 
     name: str
     task: str
     build: str
-    config: FlareConfig | FlareSmallConfig
+    config: FlareConfig | FlareSmallConfig | SplatConfig
     weights: WeightsSpec | None
     canvas: Canvas
     max_views: int
+    min_views: int = 2
+    takes_intrinsics: bool = False
     hidden: bool = False

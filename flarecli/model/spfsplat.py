@@ -13,10 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flarecli.model.config_splat import SplatConfig
+from flarecli.model.gaussian_activation import seen_coefficients, splat_gaussians
 from flarecli.model.noposplat import SplatOutput
 from flarecli.model.spf_pose import SpfPoseHead, focal_of_points, in_first_frame, poses_from_numbers
 from flarecli.model.splat_heads import SplatHeads
+from flarecli.model.splat_prediction import fractions, prediction_of, upright_views
 from flarecli.model.splat_trunk import SplatTrunk, each_reads_all_others, targets_stay_unseen
+from flarecli.scene.views import Prediction, Views
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +97,21 @@ class SpfSplat(nn.Module):
         splats = SplatOutput(*self.heads(layers, grid_hw, pixels[:, :contexts]))
         focal_px = focal_of_points(splats.points[:, 0]) if self.config.intrinsics == "none" else None
         return SpfOutput(splats, c2w, c2w_with_targets, focal_px)
+
+    @torch.no_grad()
+    def predict(self, views: Views) -> Prediction:
+        """Gaussians and poses of one scene, and one focal length where the network is not told the intrinsics.
+
+        Raises:
+            ValueError: see :meth:`forward`, or the views are not square.
+        """
+        rgb, K = upright_views(views)
+        size_hw = (rgb.shape[-2], rgb.shape[-1])
+        output = self(rgb, None if K is None else fractions(K, size_hw))
+        # The renderer of its training reads the quaternion with the real part first, unlike the published adapter.
+        gaussians = seen_coefficients(splat_gaussians(output.splats.gaussians[0], real_part_first=True))
+        focal = None if output.focal_px is None else (output.focal_px / max(size_hw)).expand(len(views))
+        return prediction_of(output.splats.points[0], gaussians, output.c2w[0], views.portrait, focal=focal)
 
     def _poses(
         self,

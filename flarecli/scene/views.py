@@ -21,11 +21,13 @@ class Views:
         rgb: colours in [0, 1]; H and W are multiples of the network's patch grid.
         portrait: which views are stored transposed.
         c2w: known camera-to-world poses (any common world), or None.
+        K: known or guessed intrinsics in pixels of the upright prepared views, or None.
     """
 
     rgb: Float[Tensor, "V 3 H W"]
     portrait: Bool[Tensor, "V"]
     c2w: Float[Tensor, "V 4 4"] | None = None
+    K: Float[Tensor, "V 3 3"] | None = None
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 4 or self.rgb.shape[1] != 3 or self.rgb.shape[2] > self.rgb.shape[3]:
@@ -34,18 +36,21 @@ class Views:
             raise ValueError("portrait must have one entry per view")
         if self.c2w is not None and self.c2w.shape != (len(self.rgb), 4, 4):
             raise ValueError("c2w must be V x 4 x 4")
+        if self.K is not None and self.K.shape != (len(self.rgb), 3, 3):
+            raise ValueError("K must be V x 3 x 3")
 
     def __len__(self) -> int:
         return len(self.rgb)
 
     def to(self, device: torch.device) -> Views:
         """The same views on another device."""
-        c2w = None if self.c2w is None else self.c2w.to(device)
-        return Views(self.rgb.to(device), self.portrait.to(device), c2w)
+        c2w, K = (None if each is None else each.to(device) for each in (self.c2w, self.K))
+        return Views(self.rgb.to(device), self.portrait.to(device), c2w, K)
 
     def select(self, index: list[int]) -> Views:
         """The views at these positions, in this order."""
-        return Views(self.rgb[index], self.portrait[index], None if self.c2w is None else self.c2w[index])
+        c2w, K = (None if each is None else each[index] for each in (self.c2w, self.K))
+        return Views(self.rgb[index], self.portrait[index], c2w, K)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,5 +1,6 @@
 """Windows, the choice of the reference, and memory."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -121,3 +122,33 @@ def test_known_poses_reach_the_network(photos):
 def test_one_photo_is_no_scene(photos):
     with pytest.raises(InputError, match="two photos"):
         predict(photos[:1], model(Recorder()), CPU)
+
+
+def test_intrinsics_reach_the_network_in_its_own_pixels(photos):
+    network = Recorder()
+    K = np.tile(np.array([[100.0, 0, 64], [0, 100, 32], [0, 0, 1]]), (2, 1, 1))
+    predict(photos[:2], replace(model(network), spec=find_model("noposplat")), CPU, K=K)
+    # 128 x 64 photos on a canvas of 256 x 256: four times as large, half of the width cut away.
+    expected = torch.tensor([[400.0, 0, 128], [0, 400, 128], [0, 0, 1]])
+    assert network.seen[0].K is not None
+    torch.testing.assert_close(network.seen[0].K, expected.repeat(2, 1, 1), atol=1e-3, rtol=0)
+
+
+def test_photos_beyond_the_view_count_run_in_overlapping_windows(photos):
+    network = Recorder()
+    K = np.tile(np.eye(3), (5, 1, 1))
+    found = predict(photos[:5], replace(model(network), spec=find_model("noposplat")), CPU, K=K)
+    assert [len(window.photos) for window in found.windows] == [2, 2, 2, 2]
+    assert {photo for window in found.windows for photo in window.photos} == set(range(5))
+
+
+def test_networks_say_what_they_need(photos):
+    three = replace(model(Recorder()), spec=find_model("noposplat-3view"))
+    with pytest.raises(
+        InputError, match="noposplat-3view takes three photos at a time, and there are only 2"
+    ) as caught:
+        predict(photos[:2], three, CPU, K=np.tile(np.eye(3), (2, 1, 1)))
+    assert "--model" in caught.value.hint
+    with pytest.raises(InputError, match="noposplat needs the intrinsics") as caught:
+        predict(photos[:2], replace(model(Recorder()), spec=find_model("noposplat")), CPU)
+    assert "--intrinsics" in caught.value.hint

@@ -30,7 +30,7 @@ def test_published_row() -> None:
 
 def test_canvases_fit_the_patches() -> None:
     for spec in MODELS.values():
-        side = spec.config.patch if isinstance(spec.config, FlareSmallConfig) else 64
+        side = spec.config.patch if isinstance(spec.config, FlareSmallConfig) else spec.config.multiple
         assert spec.canvas.multiple % side == 0
         assert spec.canvas.long_side % spec.canvas.multiple == 0
 
@@ -38,7 +38,8 @@ def test_canvases_fit_the_patches() -> None:
 def test_unknown_model_names_the_visible_ones() -> None:
     with pytest.raises(InputError, match="'flair'") as caught:
         find_model("flair")
-    assert caught.value.hint == "choose one of flare, flare-small"
+    shown = ["flare", "flare-small", "flare-nvs", "noposplat", "noposplat-3view", "spfsplat", "spfsplat-nointrin"]
+    assert caught.value.hint == f"choose one of {', '.join([*shown, 'spfsplatv2'])}"
 
 
 @pytest.mark.parametrize(

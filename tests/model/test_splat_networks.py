@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,12 +12,11 @@ from flarecli.model.config_splat import SplatConfig
 from flarecli.model.noposplat import NoPoSplat
 from flarecli.model.spfsplat import SpfSplat
 from flarecli.model.splat_trunk import each_reads_all_others, targets_stay_unseen, token_positions
-from tests.model.tiny import SPLAT_SIZES
+from tests.model.tiny import SPLAT_CONFIG as TINY
 
-TINY = SplatConfig(**SPLAT_SIZES)
-POOLED = SplatConfig(pose="pooled", **SPLAT_SIZES)
-BLIND = SplatConfig(pose="pooled", intrinsics="none", **SPLAT_SIZES)
-TOKEN = SplatConfig(pose="token", intrinsics="decoder", **SPLAT_SIZES)
+POOLED = replace(TINY, pose="pooled")
+BLIND = replace(TINY, pose="pooled", intrinsics="none")
+TOKEN = replace(TINY, pose="token", intrinsics="decoder")
 
 
 def made(network_class: type[nn.Module], config: SplatConfig) -> nn.Module:

@@ -1,0 +1,168 @@
+"""Predicted Gaussians follow the cameras of the scene."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from flarecli.geometry.projection import project
+from flarecli.geometry.transforms import Sim3
+from flarecli.inference.assemble import assemble_views, scene_views
+from flarecli.inference.gaussians import place_gaussians
+from flarecli.inference.predict import Predicted, Window
+from flarecli.scene.gaussians import Gaussians
+from flarecli.scene.harmonics import sh_basis
+from flarecli.scene.priors import Priors
+from flarecli.scene.reconstruction import Reconstruction
+from flarecli.scene.views import GaussianMaps
+
+from .perfect import CANVAS, cameras_of, photos_of, predicted_of, priors_of
+
+SIZES = [(48, 64), (64, 48), (48, 64)]  # the second is a portrait photo
+
+
+def with_gaussians(window: Window) -> Window:
+    """A Gaussian per pixel: long along the normal of the reference camera, redder the more it is seen along +x."""
+    count = len(window.photos)
+    quats = torch.tensor([1.0, 0, 0, 0]).repeat(count, *CANVAS, 1)
+    scales = torch.tensor([0.01, 0.02, 0.05]).repeat(count, *CANVAS, 1)
+    sh = torch.zeros(count, *CANVAS, 4, 3)
+    sh[..., 3, 0] = -0.4
+    maps = GaussianMaps(scales, quats, torch.full((count, *CANVAS), 0.7), sh)
+    return Window(window.photos, replace(window.prediction, gaussians=maps))
+
+
+@pytest.fixture
+def setting(tmp_path: Path):
+    cameras = cameras_of(SIZES)
+    photos = photos_of(tmp_path / "photos", SIZES)
+    # Two windows of two photos in units of their own, as a network of two views makes them of three photos.
+    predicted = predicted_of(photos, cameras, [[1, 0], [0, 2]], [2.0, 3.0])
+    predicted = Predicted(tuple(map(with_gaussians, predicted.windows)), predicted.prepared)
+    priors = priors_of(cameras, sigma=0)
+    views = scene_views(predicted, priors)
+    return cameras, views, assemble_views(photos, views, predicted, priors), priors
+
+
+def offset_px(gaussians: Gaussians, scene: Reconstruction, view: int, rows: slice) -> float:
+    """Largest distance between a photo's Gaussians and the centres of their pixels."""
+    means, w2c = gaussians.means[rows].astype(np.float64), scene.cameras.w2c[view]
+    depth_map = scene.depth_maps[view]
+    assert depth_map is not None
+    pixel, _ = project(means, w2c, depth_map.K)
+    height, width = depth_map.depth.shape
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return float(np.abs(pixel - np.stack([x, y], -1).reshape(-1, 2)).max())
+
+
+def test_gaussians_of_two_windows_lie_on_the_pixels_of_one_scene(setting) -> None:
+    _, views, initial, _ = setting
+    gaussians = place_gaussians(views, initial, initial)
+    assert gaussians is not None
+    count = CANVAS[0] * CANVAS[1]
+    assert len(gaussians) == 3 * count
+    for view in range(3):
+        assert offset_px(gaussians, initial, view, slice(view * count, (view + 1) * count)) < 0.05
+    # One unit in both windows: the second window's scales were given in a unit 1.5 times as large.
+    first, last = gaussians.scales[0, 2], gaussians.scales[-1, 2]
+    assert first / last == pytest.approx(1.5, rel=0.02)
+
+
+def test_axes_and_colours_turn_with_the_scene(setting) -> None:
+    _, views, initial, _ = setting
+    gaussians = place_gaussians(views, initial, initial)
+    assert gaussians is not None
+    # Reference of the first window is photo 1, but the world is the frame of photo 0.
+    turn = initial.cameras.c2w[1, :3, :3]
+    assert np.abs(turn - np.eye(3)).max() > 0.05
+    axes = Rotation.from_quat(gaussians.quats_wxyz[0], scalar_first=True).as_matrix()
+    np.testing.assert_allclose(axes, turn, atol=1e-3)
+    looks = np.stack([turn[:, 0], turn[:, 1]])
+    red = (sh_basis(looks, 1) @ gaussians.sh[0])[:, 0]
+    assert red[0] == pytest.approx(0.4 * 0.4886, rel=1e-2) and abs(red[1]) < 1e-2
+
+
+def refined(initial: Reconstruction, sim: Sim3, zoom: float, stretch: float) -> Reconstruction:
+    """The same scene elsewhere, with another focal length and a deeper depth map."""
+    K = np.array(initial.cameras.K)
+    K[:, [0, 1], [0, 1]] *= zoom
+    maps = []
+    for depth_map in initial.depth_maps:
+        assert depth_map is not None
+        K_map = np.array(depth_map.K)
+        K_map[[0, 1], [0, 1]] *= zoom
+        maps.append(replace(depth_map, depth=depth_map.depth * sim.scale * stretch, K=K_map))
+    return replace(initial, cameras=replace(initial.cameras.transformed(sim), K=K), depth_maps=tuple(maps))
+
+
+def test_gaussians_follow_refined_cameras(setting) -> None:
+    _, views, initial, _ = setting
+    sim = Sim3(2.5, Rotation.from_rotvec([0.4, 0.2, -1.0]).as_matrix(), np.array([3.0, -1.0, 2.0]))
+    final = refined(initial, sim, zoom=1.3, stretch=1.1)
+    before, after = place_gaussians(views, initial, initial), place_gaussians(views, initial, final)
+    assert before is not None and after is not None
+    count = CANVAS[0] * CANVAS[1]
+    for view in range(3):
+        assert offset_px(after, final, view, slice(view * count, (view + 1) * count)) < 0.05
+    np.testing.assert_allclose(after.scales, before.scales * 2.5 * 1.1 / 1.3, rtol=1e-4)
+    ours, theirs = (
+        Rotation.from_quat(each.quats_wxyz[::97], scalar_first=True).as_matrix() for each in (after, before)
+    )
+    np.testing.assert_allclose(ours, sim.rotation @ theirs, atol=1e-4)
+
+
+def test_measured_depth_of_another_size_pulls_the_gaussians_along(setting) -> None:
+    _, views, initial, _ = setting
+    maps = list(initial.depth_maps)
+    old = maps[0]
+    assert old is not None
+    twice = np.diag([2.0, 2.0, 1.0])
+    depth = 1.2 * old.depth.repeat(2, 0).repeat(2, 1)
+    depth[:20] = 0  # not measured there
+    maps[0] = replace(old, depth=depth, confidence=np.ones_like(depth), K=twice @ old.K)
+    before, after = (
+        place_gaussians(views, initial, scene) for scene in (initial, replace(initial, depth_maps=tuple(maps)))
+    )
+    assert before is not None and after is not None
+    dropped, count = 10 * CANVAS[1], CANVAS[0] * CANVAS[1]
+    assert len(after) == len(before) - dropped
+    # Photo 0 is the world, so that its depth is z.
+    np.testing.assert_allclose(after.means[: count - dropped], 1.2 * before.means[dropped:count], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after.scales[: count - dropped], 1.2 * before.scales[dropped:count], rtol=1e-4)
+    np.testing.assert_array_equal(after.means[count - dropped :], before.means[count:])
+
+
+def test_photos_without_depth_and_unverified_photos_are_left_out(setting) -> None:
+    _, views, initial, _ = setting
+    verdicts = tuple(
+        replace(each, status="verified" if index == 0 else "network-only")
+        for index, each in enumerate(initial.verdicts)
+    )
+    final = replace(initial, verdicts=verdicts)
+    gaussians = place_gaussians(views, initial, final)
+    assert gaussians is not None and len(gaussians) == CANVAS[0] * CANVAS[1]
+    first = initial.depth_maps[0]
+    assert first is not None
+    nothing = replace(first, depth=np.zeros_like(first.depth))
+    assert place_gaussians(views, initial, replace(final, depth_maps=(nothing, None, None))) is None
+
+
+def test_known_poses_carry_the_gaussians_too(setting, tmp_path: Path) -> None:
+    cameras, _, _, priors = setting
+    photos = photos_of(tmp_path / "again", SIZES)
+    world = Sim3(1.0, Rotation.from_rotvec([0, 1.0, 0]).as_matrix(), np.array([5.0, 0.0, 0.0]))
+    known = Priors(priors.group, priors.size_hw, priors.K, priors.sigma, priors.k1, cameras.transformed(world).c2w)
+    predicted = predicted_of(photos, cameras, [[1, 0, 2]])
+    predicted = Predicted(tuple(map(with_gaussians, predicted.windows)), predicted.prepared)
+    views = scene_views(predicted, known)
+    scene = assemble_views(photos, views, predicted, known)
+    gaussians = place_gaussians(views, scene, scene)
+    assert gaussians is not None
+    for view in range(3):
+        rows = slice(view * CANVAS[0] * CANVAS[1], (view + 1) * CANVAS[0] * CANVAS[1])
+        assert offset_px(gaussians, scene, view, rows) < 0.1

@@ -1,0 +1,100 @@
+"""Scenes from the networks that predict Gaussians: photos to files, tiny untrained networks under their real names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flarecli.errors import InputError
+from flarecli.export.archive import load_scene
+from flarecli.export.gaussian_files import read_gaussians
+from flarecli.geometry.projection import project
+from flarecli.model import config
+from flarecli.model.loading import network_builder
+from flarecli.model.spec import Canvas
+from flarecli.pipeline import SceneJob, SceneResult, run_scene
+from tests.model.tiny import CONFIG, SPLAT_CONFIG
+from tests.synthetic import make_scene
+
+TINY = {
+    "noposplat": (SPLAT_CONFIG, "heads.point_heads"),
+    "spfsplatv2": (replace(SPLAT_CONFIG, pose="token", intrinsics="decoder"), "heads.point_heads"),
+    "spfsplat-nointrin": (replace(SPLAT_CONFIG, pose="pooled", intrinsics="none"), "heads.point_heads"),
+    "flare-nvs": (replace(CONFIG, appearance_depth=1), "global_head"),
+}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    make_scene(4, (180, 240), num_tracks=60, depth_scale=0.1, arc_deg=20).write_images(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def reconstruct(name: str, **options) -> SceneResult:
+        sizes, points = TINY[name]
+        canvas = Canvas(size_hw=(64, 64), long_side=64, multiple=sizes.multiple)
+        monkeypatch.setitem(config.MODELS, name, replace(config.MODELS[name], config=sizes, canvas=canvas))
+        torch.manual_seed(0)
+        state = network_builder(config.MODELS[name])().state_dict()
+        for key in state:
+            if key.startswith(points) and key.endswith("head_out.bias"):
+                state[key][2] = 1.0  # points lie before the first camera
+            if "rotation.bias" in key:
+                state[key] = torch.tensor([1.0, 0, 0, 0, 1, 0])  # and the cameras look at them
+        save_file(state, tmp_path / "tiny.safetensors")
+        job = SceneJob(
+            sources=(str(photos),),
+            output=tmp_path / "scene",
+            model=name,
+            weights=tmp_path / "tiny.safetensors",
+            exports=("colmap", "gaussians"),
+            preset="fast",
+        )
+        return run_scene(replace(job, **options))
+
+    return reconstruct
+
+
+@pytest.mark.parametrize(("name", "refine"), [("noposplat", "auto"), *((name, "none") for name in TINY)])
+def test_gaussians_of_the_network_reach_the_file(run, name: str, refine: str) -> None:
+    result = run(name, refine=refine)
+    assert result.exit_code == 0
+    scene = load_scene(result.output)
+    assert scene.gaussians is not None and len(scene.gaussians) > 0.5 * 4 * 64 * 64
+    assert scene.provenance["gaussians"] == "network"
+    assert scene.provenance["name"] == name and "CC BY-NC-SA" in scene.provenance["licence"]
+    written = read_gaussians(result.output / "gaussians.ply")
+    assert len(written) == len(scene.gaussians) == result.manifest["counts"]["gaussians"]
+    np.testing.assert_allclose(written.means, scene.gaussians.means, rtol=1e-5)
+    # Every photo sees its own Gaussians: the first photo's come first and lie on its picture.
+    pixel, depth = project(written.means[:1000], scene.cameras.w2c[0], scene.cameras.K[0])
+    assert (depth > 0).all()
+    height, width = scene.cameras.size_hw[0]
+    inside = (pixel > -0.5 * width).all(1) & (pixel[:, 0] < 1.5 * width) & (pixel[:, 1] < height + 0.5 * width)
+    assert inside.mean() > 0.8
+
+
+def test_intrinsics_from_the_option_reach_the_network(run, tmp_path: Path) -> None:
+    wide = run("noposplat", refine="none", intrinsics="35mm=18", output=tmp_path / "wide")
+    narrow = run("noposplat", refine="none", intrinsics="35mm=80", output=tmp_path / "narrow")
+    scenes = [load_scene(each.output) for each in (wide, narrow)]
+    focal = [float(scene.cameras.focal_px[0]) for scene in scenes]
+    assert focal[1] / focal[0] == pytest.approx(80 / 18, rel=1e-6)
+    raw = [scene.gaussians.opacities for scene in scenes if scene.gaussians is not None]
+    assert len(raw) == 2 and (len(raw[0]) != len(raw[1]) or np.abs(raw[0] - raw[1]).max() > 1e-6)
+
+
+def test_one_photo_is_refused(run, photos: Path) -> None:
+    for path in sorted(photos.iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(InputError, match="only one usable photo"):
+        run("noposplat")
