@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from flarecli.export.archive import save_scene
+from flarecli.export.manifest import build_manifest, write_manifest
+from tests.synthetic import make_scene
+
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch",
@@ -61,6 +65,19 @@ def test_export_and_inspect_run_without_torch(tmp_path):
     found = probe("export", str(tmp_path), "--to", "points")
     assert found["code"] == 3
     assert "torch" not in found["modules"]
+
+
+def test_every_format_but_gaussians_is_written_without_torch(tmp_path):
+    """Gaussians are rendered back after writing where torch is there; nothing else has a use for it."""
+    synthetic = make_scene(3, with_images=True)
+    synthetic.write_images(tmp_path / "images")
+    save_scene(synthetic.reconstruction, tmp_path)
+    write_manifest(tmp_path, build_manifest(synthetic.reconstruction, tmp_path, options={}, timings_s={}))
+    for names in ("colmap,colmap-text,points,mesh,depth,depth-exr,transforms", "mesh-poisson"):
+        found = probe("export", str(tmp_path), "--to", names, "--overwrite")
+        assert found["code"] == 0
+        assert "torch" not in found["modules"]
+    assert (tmp_path / "sparse/0/images.bin").is_file() and (tmp_path / "mesh.glb").is_file()
 
 
 def test_help_takes_less_than_half_a_second():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,9 @@ def _render_back(scene: Path, names: tuple[str, ...]) -> dict[str, Any]:
         return {}
     if not (scene / "images").is_dir():
         LOGGER.warning("%s holds no images; the Gaussians were not compared with them", scene)
+        return {}
+    if find_spec("torch") is None:
+        LOGGER.warning("torch is not installed; the Gaussians were not compared with the photos")
         return {}
     from flarecli.appearance.render_back import render_back
     from flarecli.export.archive import load_scene

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from flarecli import pipeline
+from flarecli.cli import export
 from flarecli.cli.app import run
 from flarecli.errors import ReconstructionError
 from flarecli.export import EXPORTERS, write_formats
@@ -220,3 +222,12 @@ def test_train_passes_the_file_and_only_a_given_time_on(monkeypatch, answer, tmp
 
 def test_train_without_its_file_is_code_3(answer, tmp_path):
     assert answer("train", "--config", tmp_path / "absent.toml")[0] == 3
+
+
+def test_gaussians_are_written_without_torch_and_the_comparison_is_left_out(scene, answer, monkeypatch, caplog):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "flarecli.appearance.render_back", None)
+    code, value = answer("export", scene, "--to", "gaussians,points", "--overwrite")
+    assert code == 0, value
+    assert (scene / "gaussians.ply").is_file()
+    assert value["render_back"] == {} and "torch is not installed" in caplog.text
