@@ -96,13 +96,13 @@ _ROWS = (
         weights=WeightsSpec(
             filename="flare-small.safetensors",
             hub_repo=None,
-            sha256=None,
-            size_bytes=9_305_000,
+            sha256="7f331da99c314712d3b6e38b4494c8bc0cc90990adcd39a86f0ba08de0683a1b",
+            size_bytes=9_306_240,
             licence="Apache-2.0",
             commercial=True,
             source="trained by this project from scratch; see weights/README.md",
         ),
-        canvas=Canvas(size_hw=None, long_side=192, multiple=8),
+        canvas=Canvas(size_hw=None, long_side=224, multiple=8),
         max_views=8,
     ),
     ModelSpec(
