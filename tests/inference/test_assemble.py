@@ -45,6 +45,21 @@ def test_one_window_becomes_cameras_in_photo_pixels(photos):
         assert (depth_map.depth > 0).all() and 2 < np.median(depth_map.depth) / scale < 9
 
 
+def test_grain_of_single_pixels_goes_and_steps_stay(photos):
+    exact = assemble(photos, predicted_of(photos, cameras_of(SIZES), [range(6)]), priors_of(cameras_of(SIZES)))
+    predicted = predicted_of(photos, cameras_of(SIZES), [range(6)])
+    (window,) = predicted.windows
+    grain = 1 + 0.05 * torch.randn(window.prediction.points_local.shape[:3], generator=torch.Generator().manual_seed(0))
+    noisy = replace(window.prediction, points_local=window.prediction.points_local * grain[..., None])
+    found = assemble(
+        photos, replace(predicted, windows=(replace(window, prediction=noisy),)), priors_of(cameras_of(SIZES))
+    )
+    for clean, left in zip(exact.depth_maps, found.depth_maps, strict=True):
+        assert clean is not None and left is not None
+        error = np.log(left.depth / clean.depth)
+        assert 0 < error.std() < 0.5 * 0.05 and np.ptp(np.log(clean.depth)) > 0.3
+
+
 def test_masked_pixels_have_no_depth_also_in_portrait_photos(photos):
     predicted = predicted_of(photos, cameras_of(SIZES), [range(6)])
     masks = torch.ones(predicted.prepared.views.rgb.shape[0], 48, 64, dtype=torch.bool)
