@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from flarecli import __version__
-from flarecli.cli import batch, doctor, evaluate, export, formats, inspection, reconstruct, render, train, weights
+from flarecli.cli import (
+    batch,
+    doctor,
+    evaluate,
+    export,
+    formats,
+    inspection,
+    optimize,
+    reconstruct,
+    render,
+    train,
+    weights,
+)
 from flarecli.cli.console import abandon_stdout, keep_stdout_for_json, print_json
 from flarecli.errors import as_flare_error
 
@@ -30,6 +42,7 @@ app = typer.Typer(
 app.command("reconstruct", epilog=reconstruct.EPILOG)(reconstruct.reconstruct)
 app.command("batch", epilog=batch.EPILOG)(batch.batch)
 app.command("export")(export.export)
+app.command("optimize", epilog=optimize.EPILOG)(optimize.optimize)
 app.command("render", epilog=render.EPILOG)(render.render)
 app.command("inspect")(inspection.inspect)
 app.command("eval")(evaluate.evaluate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,21 +76,20 @@ def _by_kernels(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, Any]]:
     from flarecli.render.compositing import composite
 
-    images, alphas, means2d, radii = [], [], [], []
-    for view in range(len(w2c)):
-        footprints = project(splats, w2c[view], K[view], size_hw, antialiased=antialiased, near=near)
-        features = [colours(splats, w2c[view]), footprints.depths[:, None]]
+    footprints = [project(splats, w2c[v], K[v], size_hw, antialiased=antialiased, near=near) for v in range(len(w2c))]
+    # The pictures are made of this stack, so that a strategy can ask for its gradient.
+    means2d = torch.stack([each.means2d for each in footprints])
+    images, alphas = [], []
+    for view, footprint in enumerate(footprints):
+        features = [colours(splats, w2c[view]), footprint.depths[:, None]]
         features += [camera_normals(splats, w2c[view])] if normals else []
-        image, alpha = composite(footprints, torch.cat(features, -1), size_hw)
+        image, alpha = composite(replace(footprint, means2d=means2d[view]), torch.cat(features, -1), size_hw)
         images.append(image)
         alphas.append(alpha)
-        means2d.append(footprints.means2d)
-        radii.append(footprints.radii)
     stacked, alpha = torch.stack(images), torch.stack(alphas)
-    # One view's means enter the picture themselves, so that a strategy can ask for their gradient.
     info = {
-        "means2d": means2d[0][None] if len(means2d) == 1 else torch.stack(means2d),
-        "radii": torch.stack(radii),
+        "means2d": means2d,
+        "radii": torch.stack([each.radii for each in footprints]),
         "gaussian_ids": None,
         "width": size_hw[1],
         "height": size_hw[0],
