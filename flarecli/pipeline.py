@@ -203,7 +203,7 @@ def _reconstruct(
     if job.refine != "none":
         with clock("refine"):
             options = RefineOptions(mode=job.refine, preset=job.preset, threads=cpu_count(), seed=job.seed)
-            result = refine(result, photos, priors, options, on_progress)
+            result = refine(result, photos, priors, options, on_progress, direct=initial.cameras)
     if any(view.gaussians is not None for view in views):
         with clock("gaussians"):
             gaussians = place_gaussians(views, initial, result)

@@ -57,6 +57,8 @@ def refine(
     priors: Priors,
     options: RefineOptions,
     on_progress: Callable[[str, int, int], None] | None = None,
+    *,
+    direct: Cameras | None = None,
 ) -> Reconstruction:
     """Check predicted cameras against photo matches and replace them by better-supported ones.
 
@@ -69,13 +71,15 @@ def refine(
         priors: known intrinsics and poses.
         options: how hard to try.
         on_progress: told about "features", "matching", "adjusting" and "stereo".
+        direct: the network's own cameras where ``initial`` holds some that matches gave: their focal lengths are a
+            second opinion, which those from matches of the same photos are not.
     """
     # Its log lines say nothing to a user of this program; what matters comes back as values and exceptions.
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     features = extract_features(
         photos, max_features=MAX_FEATURES[options.preset], threads=options.threads, on_progress=on_progress
     )
-    lenses = _lenses(priors, initial.cameras)
+    lenses = _lenses(priors, initial.cameras if direct is None else direct)
     network = Candidate("network", np.array(initial.cameras.c2w), np.ones(len(photos), bool), lenses)
     settings = SolveOptions(
         mode=options.mode,

@@ -90,19 +90,39 @@ def test_a_photo_of_something_else_stays_network_only(scene, photos, tmp_path):
     assert 3 not in found.tracks.view_index and len(found) == 4
 
 
-def test_two_photos_of_unknown_focal_length_are_not_certain(scene, tmp_path):
+@pytest.fixture
+def two(scene, tmp_path):
+    """Two photos, and what a network says of them."""
     scene.write_images(tmp_path / "photos")
     for name in scene.reconstruction.image_names[2:]:
         (tmp_path / "photos" / name).unlink()
     photos, whole = load_photos([tmp_path / "photos"]).photos, predicted(scene)
-    cameras, none = whole.cameras.subset([0, 1]), whole.points
+    none = whole.points
     empty = replace(none, **{name: getattr(none, name)[:0] for name in type(none).__dataclass_fields__})
-    initial = replace(
+    cameras = whole.cameras.subset([0, 1])
+    return photos, replace(
         whole, image_names=whole.image_names[:2], cameras=cameras, depth_maps=whole.depth_maps[:2], points=empty
     )
-    known = refine(initial, photos, priors_of(cameras), OPTIONS).confidence
-    guessed = refine(initial, photos, priors_of(cameras, sigma=0.35), OPTIONS).confidence
+
+
+def test_two_photos_of_unknown_focal_length_are_not_certain(two):
+    photos, initial = two
+    known = refine(initial, photos, priors_of(initial.cameras), OPTIONS).confidence
+    guessed = refine(initial, photos, priors_of(initial.cameras, sigma=0.35), OPTIONS).confidence
     assert 0 < guessed <= 0.7 < known
+
+
+def test_the_direct_focal_length_is_the_second_opinion(two):
+    photos, initial = two
+    priors = priors_of(initial.cameras, sigma=0.35)
+
+    def focal(factor: float) -> float:
+        K = np.array(initial.cameras.K)
+        K[:, :2, :2] *= factor
+        direct = replace(initial.cameras, K=K)
+        return float(refine(initial, photos, priors, OPTIONS, direct=direct).cameras.K[0, 0, 0])
+
+    assert focal(0.5) < focal(1.0) < focal(2.0)
 
 
 def test_known_poses_come_back_bit_by_bit(scene, photos):
