@@ -94,7 +94,7 @@ def report(error: BaseException, *, as_json: bool) -> int:
     """
     known = as_flare_error(error)
     usage = getattr(error, "format_message", None)
-    if isinstance(error, KeyboardInterrupt):
+    if _was_interrupted(error):
         name, message, hint, code = "Interrupted", "interrupted", "", EXIT_INTERRUPTED
     elif known is not None:
         name, message, hint, code = type(known).__name__, known.message, known.hint, known.exit_code
@@ -111,6 +111,13 @@ def report(error: BaseException, *, as_json: bool) -> int:
         if hint:
             typer.echo(f"hint: {hint}", err=True)
     return code
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: libraries that are interrupted while they load call it an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

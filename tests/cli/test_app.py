@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flarecli import __version__, errors, pipeline
-from flarecli.cli.app import app, run, version_line
+from flarecli.cli.app import app, report, run, version_line
 from flarecli.errors import FlareError, as_flare_error
 from flarecli.pipeline import SceneResult
 
@@ -181,6 +181,18 @@ def test_shell_completion_answers():
     environment = os.environ | {"_FLARE_COMPLETE": "complete_bash", "COMP_WORDS": "flare rec", "COMP_CWORD": "1"}
     answer = subprocess.run(FLARE, env=environment, capture_output=True, text=True, timeout=60)
     assert "reconstruct" in answer.stdout
+
+
+def test_an_interrupt_that_a_library_renames_is_still_one(capsys):
+    try:
+        try:
+            raise ImportError("initialization failed") from KeyboardInterrupt()
+        except ImportError as error:
+            raise RuntimeError("can't import the C++ backend") from error
+    except RuntimeError as error:
+        assert report(error, as_json=False) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+    assert report(RuntimeError("by itself"), as_json=False) == 1
 
 
 SLOW_PIPELINE = """
