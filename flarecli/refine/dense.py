@@ -17,7 +17,7 @@ from flarecli.refine.bundle import reprojection_px, track_errors, tracks_from_mo
 from flarecli.refine.candidate import Candidate, MatchGraph, Pair
 from flarecli.refine.features import Features
 from flarecli.refine.lens import Lenses
-from flarecli.refine.place import common_world, placed_depth, prior_lenses
+from flarecli.refine.place import place, prior_lenses
 from flarecli.refine.solve import Solution, SolveOptions, solve_matches
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.matches import DenseMatches
@@ -133,23 +133,13 @@ def _placed(
         error = track_errors(tracks.xyz, tracks.point_index, tracks.view_index, pixel, full)
         tracks = replace(tracks, pixel=pixel, error_px=error)
         errors = reprojection_px(adjusted.model, count) * unit[group]
-    sim = common_world(cameras, initial.cameras, priors)
-    cameras = cameras.transformed(sim)
-    tracks = replace(tracks, xyz=sim.apply(tracks.xyz))
-    depth_maps = tuple(
-        None if depth_map is None else placed_depth(depth_map, view, initial.cameras, cameras, tracks)
-        for view, depth_map in enumerate(initial.depth_maps)
-    )
     seen = np.bincount(tracks.view_index, minlength=count)
     verdicts = tuple(
         replace(verdict, inliers=int(seen[view]), reprojection_px=None if np.isnan(errors[view]) else errors[view])
         for view, verdict in enumerate(initial.verdicts)
     )
     return replace(
-        initial,
-        cameras=cameras,
-        tracks=tracks,
-        depth_maps=depth_maps,
+        place(initial, cameras, tracks, priors),
         verdicts=verdicts,
         provenance={**initial.provenance, "readout": {"origin": best.origin, "support": solution.scores}},
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from flarecli.geometry.projection import map_intrinsics
@@ -10,7 +12,7 @@ from flarecli.refine.depth import align_depth
 from flarecli.refine.lens import Lenses
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.priors import Priors
-from flarecli.scene.reconstruction import DepthMap, Tracks
+from flarecli.scene.reconstruction import DepthMap, Reconstruction, Tracks
 
 
 def prior_lenses(priors: Priors) -> Lenses:
@@ -21,8 +23,29 @@ def prior_lenses(priors: Priors) -> Lenses:
     return Lenses(index, priors.size_hw[first], priors.K[first].copy(), priors.k1[first].copy(), priors.sigma[first])
 
 
-def common_world(cameras: Cameras, initial: Cameras, priors: Priors) -> Sim3:
-    """Move into the frame of the first photo, in the unit of the network's scene; known poses stay where they are."""
+def place(initial: Reconstruction, cameras: Cameras, tracks: Tracks, priors: Priors) -> Reconstruction:
+    """Replace cameras and sparse points, and bring every depth map onto them.
+
+    The world becomes the frame of the first photo, in the unit of the network's scene; known poses stay where they are.
+
+    Args:
+        initial: what the network made.
+        cameras: solved cameras of all photos, in any world.
+        tracks: sparse points in that world.
+        priors: known poses.
+    """
+    sim = _common_world(cameras, initial.cameras, priors)
+    # Known poses pass through pycolmap and come back with other last digits.
+    cameras = cameras.transformed(sim) if priors.c2w is None else replace(cameras, c2w=priors.c2w)
+    tracks = replace(tracks, xyz=sim.apply(tracks.xyz))
+    depth_maps = tuple(
+        None if depth_map is None else _placed_depth(depth_map, view, initial.cameras, cameras, tracks)
+        for view, depth_map in enumerate(initial.depth_maps)
+    )
+    return replace(initial, cameras=cameras, tracks=tracks, depth_maps=depth_maps)
+
+
+def _common_world(cameras: Cameras, initial: Cameras, priors: Priors) -> Sim3:
     if priors.c2w is not None:
         return Sim3.identity()
     spread, wanted = (float(np.linalg.norm(each.centers - each.centers.mean(0))) for each in (cameras, initial))
@@ -32,7 +55,7 @@ def common_world(cameras: Cameras, initial: Cameras, priors: Priors) -> Sim3:
     return Sim3(scale, rotation.T, -scale * rotation.T @ center)
 
 
-def placed_depth(depth_map: DepthMap, view: int, old: Cameras, new: Cameras, tracks: Tracks) -> DepthMap:
+def _placed_depth(depth_map: DepthMap, view: int, old: Cameras, new: Cameras, tracks: Tracks) -> DepthMap:
     """A depth map with the intrinsics of its photo's new camera, brought onto the sparse points."""
     map_from_photo = depth_map.K @ np.linalg.inv(old.K[view])
     moved = DepthMap(depth_map.depth, depth_map.confidence, map_intrinsics(new.K[view], map_from_photo))

@@ -15,7 +15,7 @@ from flarecli.refine.bundle import reprojection_px, tracks_from_model
 from flarecli.refine.candidate import Candidate, Pair
 from flarecli.refine.features import extract_features
 from flarecli.refine.lens import Lenses
-from flarecli.refine.place import common_world, placed_depth, prior_lenses
+from flarecli.refine.place import place, prior_lenses
 from flarecli.refine.solve import Solution, SolveOptions, solve
 from flarecli.refine.stereo_depth import StereoOptions, stereo_depth
 from flarecli.scene.cameras import Cameras
@@ -155,20 +155,9 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
     else:
         # Points of the network's own matches belong to the cameras they were made with.
         tracks, errors, observations = Tracks.empty(), np.full(count, np.nan), np.zeros(count, int)
-    sim = common_world(cameras, initial.cameras, priors)
-    # Known poses pass through pycolmap and come back with other last digits.
-    cameras = cameras.transformed(sim) if priors.c2w is None else replace(cameras, c2w=priors.c2w)
-    tracks = replace(tracks, xyz=sim.apply(tracks.xyz))
-    depth_maps = tuple(
-        None if depth_map is None else placed_depth(depth_map, view, initial.cameras, cameras, tracks)
-        for view, depth_map in enumerate(initial.depth_maps)
-    )
     verdicts = _verdicts(photos, solution, errors, observations)
     return replace(
-        initial,
-        cameras=cameras,
-        tracks=tracks,
-        depth_maps=depth_maps,
+        place(initial, cameras, tracks, priors),
         verdicts=verdicts,
         confidence=_confidence(verdicts, tracks, calibrated=bool((priors.sigma < _CALIBRATED).all())),
         points=PointCloud(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros((0, 2))),
