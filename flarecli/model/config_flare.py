@@ -85,3 +85,16 @@ class FlareConfig:
     def multiple(self) -> int:
         """Both sides of an image must be multiples of this number of pixels."""
         return self.patch_size * self.coarse_stride
+
+    def token_grid(self, num_views: int, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens of views in landscape storage.
+
+        Raises:
+            ValueError: fewer than two views, or sides that are no multiples of ``multiple``.
+        """
+        height, width = size_hw
+        if num_views < 2:
+            raise ValueError("FLARE needs at least two views")
+        if height % self.multiple or width % self.multiple or height > width:
+            raise ValueError(f"views must be landscape with sides that are multiples of {self.multiple}")
+        return height // self.patch_size, width // self.patch_size

@@ -93,13 +93,8 @@ class FlareNvs(nn.Module):
         Raises:
             ValueError: fewer than two views, or sides that are no multiples of ``config.multiple``.
         """
-        num_views, height, width = rgb.shape[1], *rgb.shape[-2:]
-        if num_views < 2:
-            raise ValueError("FLARE needs at least two views")
-        if height % self.config.multiple or width % self.config.multiple or height > width:
-            raise ValueError(f"views must be landscape with sides that are multiples of {self.config.multiple}")
+        grid_hw = self.config.token_grid(rgb.shape[1], (rgb.shape[-2], rgb.shape[-1]))
         flags = [bool(flag) for flag in portrait.tolist()]
-        grid_hw = (height // self.config.patch_size, width // self.config.patch_size)
         pixels = rgb * 2 - 1
 
         encoded = self.encoder(pixels, flags)
