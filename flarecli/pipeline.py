@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -313,11 +315,11 @@ def _formats(job: SceneJob) -> list[str]:
 
 
 def _as_json(job: SceneJob) -> dict[str, Any]:
-    """Options that decide the result, as JSON values."""
+    """Options that decide the result, as the manifest gives them back when it is read."""
     values = dataclasses.asdict(job)
     for name in ("output", "overwrite", "resume"):
         del values[name]
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return json.loads(json.dumps(values, default=os.fspath))
 
 
 def _finished(job: SceneJob) -> dict[str, Any] | None:
@@ -333,10 +335,9 @@ def _finished(job: SceneJob) -> dict[str, Any] | None:
         manifest = read_manifest(job.output)
     except InputError:
         return None  # not readable as ours: it will be refused or replaced by the rules for outputs
-    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in _as_json(job).items()}
     made, asked = (
         {name: value for name, value in options.items() if name not in ("input", "sources", "masks")}
-        for options in (manifest.get("options", {}), wanted)
+        for options in (manifest.get("options", {}), _as_json(job))
     )
     return manifest if made == asked else None
 

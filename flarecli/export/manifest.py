@@ -38,7 +38,7 @@ def build_manifest(
     Args:
         reconstruction: what the files were written from.
         folder: scene folder; every file in it is listed with size and sha256.
-        options: the options that were used, of JSON's types; tuples become lists, as they are when read back.
+        options: the options that were used, JSON values only.
         timings_s: seconds per stage.
         exports: files of each exporter, relative to the folder.
         warnings: lines for the user.
@@ -54,7 +54,7 @@ def build_manifest(
         "python": platform.python_version(),
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
         "model": provenance,
-        "options": json.loads(json.dumps(dict(options))),
+        "options": dict(options),
         "timings_s": {stage: round(float(seconds), 3) for stage, seconds in timings_s.items()},
         "confidence": float(reconstruction.confidence),
         "metric_scale": bool(reconstruction.metric_scale),
