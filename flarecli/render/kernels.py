@@ -49,6 +49,13 @@ def bin_tiles(order, x0, x1, y0, y1, columns, rows):
 
 
 @njit(**_OPTIONS, inline="always")
+def _rows(power, a, b, c, mean_y, top, bottom):
+    """Rows that hold a pixel in which 0.5 (a dx^2 + c dy^2) + b dx dy <= power, one more at the end."""
+    reach = math.sqrt(max(_TWO * power * a / (a * c - b * b), np.float32(0)))
+    return max(top, math.floor(mean_y - reach - _HALF)), min(bottom, math.ceil(mean_y + reach - _HALF) + 1)
+
+
+@njit(**_OPTIONS, inline="always")
 def _row_range(power, a, b, c, dy, mean_x, left, right):  # noqa: PLR0913
     """Pixels of a row in which 0.5 (a dx^2 + c dy^2) + b dx dy <= power, one more at both ends against rounding."""
     half = b * dy
@@ -82,9 +89,7 @@ def composite(  # noqa: PLR0913
             g = ids[k]
             a, b, c, opacity = conics[g, 0], conics[g, 1], conics[g, 2], opacities[g]
             power = math.log(opacity / _MIN_ALPHA)
-            reach = math.sqrt(max(_TWO * power * a / (a * c - b * b), np.float32(0)))
-            y_first = max(top, math.floor(means[g, 1] - reach - _HALF))
-            y_last = min(bottom, math.ceil(means[g, 1] + reach - _HALF) + 1)
+            y_first, y_last = _rows(power, a, b, c, means[g, 1], top, bottom)
             for y in range(y_first, y_last):
                 dy = means[g, 1] - (y + _HALF)
                 x_first, x_last = _row_range(power, a, b, c, dy, means[g, 0], left, right)
@@ -136,9 +141,7 @@ def composite_backward(  # noqa: PLR0913
             row = out[k]
             a, b, c, opacity = conics[g, 0], conics[g, 1], conics[g, 2], opacities[g]
             power = math.log(opacity / _MIN_ALPHA)
-            reach = math.sqrt(max(_TWO * power * a / (a * c - b * b), np.float32(0)))
-            y_first = max(top, math.floor(means[g, 1] - reach - _HALF))
-            y_last = min(bottom, math.ceil(means[g, 1] + reach - _HALF) + 1)
+            y_first, y_last = _rows(power, a, b, c, means[g, 1], top, bottom)
             for y in range(y_first, y_last):
                 dy = means[g, 1] - (y + _HALF)
                 x_first, x_last = _row_range(power, a, b, c, dy, means[g, 0], left, right)
