@@ -10,7 +10,7 @@ from torch import Tensor
 from flarecli.train.cameras import Rig, RigRules, sample_rigs
 from flarecli.train.primitives import Draw
 from flarecli.train.renderer import MISS, RenderSize, render
-from flarecli.train.scenes import ROOM, Scenes, concatenate, sample_scenes
+from flarecli.train.scenes import ROOM, Scenes, sample_scenes
 from flarecli.train.textures import TextureStack
 
 _OVERSAMPLE = 2.2
@@ -80,7 +80,7 @@ class Generator:
             keep = keep[torch.randperm(len(keep), generator=self.draw.generator, device=keep.device)][:missing]
             found.append((drawn.select(keep), rig.select(keep)))
             missing -= len(keep)
-        return self._render(_join([s for s, _ in found]), _join_rigs([r for _, r in found]), size)
+        return self._render(Scenes.join([s for s, _ in found]), _join_rigs([r for _, r in found]), size)
 
     def _render(self, scenes: Scenes, rig: Rig, size: RenderSize) -> Batch:
         shape = rig.focal.shape
@@ -90,15 +90,6 @@ class Generator:
         c2w = torch.eye(4, device=depth.device).repeat(*shape, 1, 1)
         c2w[..., :3, :3], c2w[..., :3, 3] = rig.rotation, rig.centre
         return Batch(rgb, depth.masked_fill(sky, 0.0), c2w, rig.focal, rig.portrait, rig.overlap, scenes.kind)
-
-
-def _join(parts: list[Scenes]) -> Scenes:
-    return Scenes(
-        torch.cat([p.kind for p in parts]),
-        concatenate([p.prims for p in parts]),
-        torch.cat([p.lights for p in parts]),
-        torch.cat([p.extent for p in parts]),
-    )
 
 
 def _join_rigs(parts: list[Rig]) -> Rig:

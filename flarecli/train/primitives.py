@@ -88,7 +88,7 @@ def random_rotations(draw: Draw, *shape: int) -> Tensor:
 
 @dataclass(slots=True, eq=False)
 class Primitives:
-    """B scenes of K primitives; fields are (B, K, ...) and scene builders write into them.
+    """B scenes of K primitives; fields are (B, K, ...) and layouts write into them.
 
     Attributes:
         kind: ABSENT, BOX, ELLIPSOID, CONE or SHEET.
@@ -150,7 +150,7 @@ def concatenate(parts: list[Primitives]) -> Primitives:
 def random_primitives(draw: Draw, batch: int, textures: int) -> Primitives:
     """Primitives with random sizes, orientations and materials, standing on z = 0 around the origin.
 
-    Sizes are for scenes of a few metres; the builders in ``train/scenes.py`` move, scale and remove them.
+    Sizes are for scenes of a few metres; the layouts in ``train/layouts.py`` move, scale and remove them.
     """
     shape = (batch, PRIMS)
     kind = draw.choice((0.52, 0.2, 0.14, 0.14), *shape) + 1
