@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+Conditioning = Literal["cascade", "coarse", "direct"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class FlareSmallConfig:
         pose_trunk: blocks of a pose head.
         pose_iterations: how often a pose head corrects its answer.
         rope_span: rotary positions run over this many units along the long side, whatever the image size.
+        conditioning: which poses stages 2 and 3 see and stand on: each the pose found before it (cascade), both the
+            coarse one (coarse), or none (direct): points are then regressed in the frame of view 0 from features alone.
     """
 
     stem: tuple[int, ...]
@@ -40,10 +44,13 @@ class FlareSmallConfig:
     pose_trunk: int = 2
     pose_iterations: int = 3
     rope_span: float = 12.0
+    conditioning: Conditioning = "cascade"
 
     def __post_init__(self) -> None:
         if len(self.stem) < 2:
             raise ValueError("the stem needs at least two convolutions")
+        if self.conditioning not in get_args(Conditioning):
+            raise ValueError(f"conditioning must be one of {', '.join(get_args(Conditioning))}")
         for name, dim in (("stem", self.stem[-1]), ("width", self.width)):
             if dim % self.head_width or dim % 4:
                 raise ValueError(f"{name} {dim} is no multiple of the head width {self.head_width}")
@@ -100,4 +107,8 @@ SIZES = {
         pose_iterations=4,
     ),
 }
-"""tiny is for tests, xs for training on a CPU, s for a GPU."""
+"""tiny is for tests, xs for training on a CPU, s for a GPU; each also as -coarse and -direct, to compare with."""
+
+for _name, _config in tuple(SIZES.items()):
+    SIZES |= {f"{_name}-coarse": replace(_config, conditioning="coarse")}
+    SIZES |= {f"{_name}-direct": replace(_config, conditioning="direct")}

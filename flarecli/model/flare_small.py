@@ -127,11 +127,12 @@ class FlareSmall(nn.Module):
 
     Args:
         config: sizes; rows are in ``flarecli.model.config_small.SIZES``.
+        pose_noise: factor on the noise between the stages in training.
     """
 
-    def __init__(self, config: FlareSmallConfig) -> None:
+    def __init__(self, config: FlareSmallConfig, pose_noise: float = 1.0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.pose_noise = config, pose_noise
         width, encoder = config.width, config.encoder_width
         self.stem = Stem(config)
         self.encoder = nn.ModuleList(
@@ -187,11 +188,11 @@ class FlareSmall(nn.Module):
         }
         if stages < 2:
             return SmallOutput(refined=[], local=None, world=None, **found)
-        pose = self._noisy(coarse[-1], "local")
+        pose = self._handed_on(coarse[-1], "local")
         cameras, second = self.stage2(cameras + self.condition[0](pose), self.enter[1](tokens) + first + places, grid)
         refined = self.pose2(cameras + self._pooled(1, second), pose)
         local = self._local(tokens, second, fine, grid, refined[-1])
-        pose = self._noisy(refined[-1], "global")
+        pose = self._handed_on((refined if self.config.conditioning == "cascade" else coarse)[-1], "global")
         condition = self.condition[1](pose)
         cameras, third = self.stage3(cameras + condition, self.enter[2](tokens) + second + condition[:, :, None], grid)
         world = self._global(tokens, third, fine, grid, (pose, cameras))
@@ -275,16 +276,18 @@ class FlareSmall(nn.Module):
             points + (scale * matrices[..., :3, 3])[:, :, None, None], confidence.unflatten(0, grid.shape[:2])
         )
 
-    def _noisy(self, pose: Tensor, stage: str) -> Tensor:
+    def _handed_on(self, pose: Tensor, stage: str) -> Tensor:
         """The pose that conditions the next stage: detached, translations of mean length 1, in training disturbed.
 
         Source: FLARE, arXiv 2502.12138, section 3.3 (noise between the stages).
         """
+        if self.config.conditioning == "direct":
+            return initial_pose(len(pose), pose.shape[1], pose.device)
         pose = pose.detach().float()
         length = pose[:, 1:, :3].norm(dim=-1).mean(1).clamp_min(1e-4)[:, None, None]
         shift, turn = pose[..., :3] / length, functional.normalize(pose[..., 3:7], dim=-1)
         if self.training:
-            degrees, metres = _NOISE[stage]
+            degrees, metres = (self.pose_noise * sigma for sigma in _NOISE[stage])
             hit = (torch.rand_like(pose[..., :1]) < _NOISY_SHARE).float()
             hit[:, 0] = 0
             shift = shift + hit * metres * torch.randn_like(shift)

@@ -63,7 +63,7 @@ class Campaign:
         held_out: held-out scenes to measure on.
         device: auto, cpu, cuda.
         seed: of scenes and batches; a new one for every run.
-        max_steps: stop after this many steps.
+        max_steps: stop after this many steps, phases and decay included.
     """
 
     textures: Path

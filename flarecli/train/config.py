@@ -67,9 +67,10 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         decay: share of the run over which the rates fall.
         ema: smoothing of the weights that are evaluated and exported.
+        pose_noise: factor on the noise of the poses that later stages are given.
         log_every: steps between lines of metrics.
         checkpoint_minutes: minutes between checkpoints.
-        max_steps: stop after this many steps in all; None only minds the minutes.
+        max_steps: stop after this many steps in all, phases and decay included; None only minds the minutes.
         weights: weights of the losses.
     """
 
@@ -91,6 +92,7 @@ class TrainConfig:
     warmup: int = 150
     decay: float = 0.18
     ema: float = 0.998
+    pose_noise: float = 1.0
     log_every: int = 20
     checkpoint_minutes: float = 4.0
     max_steps: int | None = None
@@ -101,6 +103,10 @@ class TrainConfig:
             raise InputError(f"unknown network size {self.size!r}", f"use one of {', '.join(SIZES)}")
         if not self.phases or abs(sum(p.share for p in self.phases) - 1) > 1e-6:
             raise InputError("the shares of the phases must add up to 1")
+
+    def progress(self, minutes: float, step: int) -> float:
+        """Share of the run that is over, by minutes or by steps, whichever is farther."""
+        return max(minutes / self.minutes, step / self.max_steps if self.max_steps else 0.0)
 
     def phase_at(self, progress: float) -> Phase:
         """The phase that is due at this share of the run."""

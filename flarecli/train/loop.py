@@ -103,8 +103,9 @@ def _train(config: TrainConfig, together: Workers, on_progress: Progress | None)
                 saved = minutes
             if done:
                 return checkpoint
-            phase = config.phase_at(minutes / config.minutes)
-            terms = _step(config, phase, sources[config.phases.index(phase)], state, minutes)
+            progress = config.progress(minutes, state.step)
+            phase = config.phase_at(progress)
+            terms = _step(config, phase, sources[config.phases.index(phase)], state, progress)
             _track(state, terms)
             if state.step % config.log_every == 0:
                 _log(log, state, {})
@@ -116,7 +117,7 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     device = resolve_device(config.device)
-    network = FlareSmall(SIZES[config.size])
+    network = FlareSmall(SIZES[config.size], config.pose_noise)
     state = TrainState(0, 0, 0.0, config.seed, config.size)
     ema = copy.deepcopy(network)
     checkpoint = Path(config.output) / "checkpoint"
@@ -150,7 +151,7 @@ def _open_source(config: TrainConfig, phase: Phase, state: _Run) -> Source:
     return LiveSource(Generator(stack, Draw.seeded(seed, state.device)), phase.canvases)
 
 
-def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, minutes: float) -> dict[str, float]:
+def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, progress: float) -> dict[str, float]:
     """One optimiser step. All randomness depends on the seed, the step and the rank alone."""
     seed = (config.seed * 1_000_003 + state.step) * state.workers.size + state.workers.rank
     draw = Draw.seeded(seed)
@@ -167,7 +168,7 @@ def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, minute
     loss.backward()
     state.workers.average_gradients(state.network)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
-    factor = learning_rate_factor(state.local_step, minutes / config.minutes, config.warmup, config.decay)
+    factor = learning_rate_factor(state.local_step, progress, config.warmup, config.decay)
     if bool(torch.isfinite(norm)):
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flarecli.errors import InputError
 from flarecli.model.flare_small import PointMaps, SmallOutput, rotations
 from flarecli.train.primitives import Draw
 from flarecli.train.targets import Targets, centre_pixels, find_matches
@@ -19,7 +20,7 @@ _CONFIDENCE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Weights of the terms; see the functions of the same names.
+    """Weights of the terms; see the functions of the same names. A term of weight 0 is not computed.
 
     Attributes:
         pose: rotation and translation of both stages.
@@ -27,6 +28,7 @@ class LossWeights:
         points: camera-centric and global points, each.
         match: token correspondences at encoder and decoder level, each.
         descriptor: dense correspondences.
+        local: further factor on what stage 2 is taught, its refined pose and camera-centric points.
         samples: pixels per view whose dense correspondence is scored.
     """
 
@@ -35,23 +37,34 @@ class LossWeights:
     points: float = 0.5
     match: float = 0.3
     descriptor: float = 0.15
+    local: float = 1.0
     samples: int = 64
 
 
 def compute_losses(out: SmallOutput, targets: Targets, weights: LossWeights, draw: Draw) -> dict[str, Tensor]:
-    """All weighted terms of a batch by name; their sum is what is minimised."""
-    terms = {
-        "pose_coarse": weights.pose * pose_loss(out.coarse, targets),
-        "focal": weights.focal * focal_loss([*out.coarse, *out.refined], targets),
-        **token_match_losses(out, targets, weights.match),
-        "descriptor": weights.descriptor * descriptor_loss(out, targets, weights.samples, draw),
-    }
-    if out.refined:
-        terms["pose_refined"] = weights.pose * pose_loss(out.refined, targets)
-    if out.local is not None:
-        terms["local"] = weights.points * point_loss(out.local, targets.local, targets.valid)
-    if out.world is not None:
+    """All weighted terms of a batch by name; their sum is what is minimised.
+
+    Raises:
+        InputError: every term that these stages allow has weight 0.
+    """
+    refined = out.refined if weights.local else []
+    terms = {}
+    if weights.pose:
+        terms["pose_coarse"] = weights.pose * pose_loss(out.coarse, targets)
+    if weights.focal:
+        terms["focal"] = weights.focal * focal_loss([*out.coarse, *refined], targets)
+    if weights.match:
+        terms |= token_match_losses(out, targets, weights.match)
+    if weights.descriptor:
+        terms["descriptor"] = weights.descriptor * descriptor_loss(out, targets, weights.samples, draw)
+    if weights.pose and refined:
+        terms["pose_refined"] = weights.local * weights.pose * pose_loss(refined, targets)
+    if weights.points and weights.local and out.local is not None:
+        terms["local"] = weights.local * weights.points * point_loss(out.local, targets.local, targets.valid)
+    if weights.points and out.world is not None:
         terms["global"] = weights.points * point_loss(out.world, targets.world, targets.valid)
+    if not terms:
+        raise InputError("nothing is left to train: all losses of the phase have weight 0", "raise one of [weights]")
     return terms
 
 

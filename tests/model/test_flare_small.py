@@ -81,10 +81,10 @@ def test_noise_disturbs_only_training_and_never_the_reference():
     network = FlareSmall(SIZES["tiny"])
     pose = torch.randn(64, 3, 8)
     pose[:, 0, :7] = torch.tensor([0.0, 0, 0, 1, 0, 0, 0])
-    calm = network.eval()._noisy(pose, "local")
-    assert torch.equal(calm, network._noisy(pose, "local"))
+    calm = network.eval()._handed_on(pose, "local")
+    assert torch.equal(calm, network._handed_on(pose, "local"))
     torch.testing.assert_close(calm[:, 1:, :3].norm(dim=-1).mean(1), torch.ones(64))
-    noisy = network.train()._noisy(pose, "local")
+    noisy = network.train()._handed_on(pose, "local")
     assert torch.equal(noisy[:, 0], calm[:, 0])
     hit = (noisy[:, 1:] != calm[:, 1:]).any(-1)
     assert 0.4 < hit.float().mean() < 0.8
@@ -92,6 +92,30 @@ def test_noise_disturbs_only_training_and_never_the_reference():
     cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     degrees = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))[:, 1:][hit]
     assert 4 < degrees.mean() < 12  # three axes of five degrees each
+    network.pose_noise = 0.0
+    torch.testing.assert_close(network._handed_on(pose, "local"), calm)
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "coarse", "refined"), [("cascade", False, True), ("coarse", True, False), ("direct", False, False)]
+)
+def test_global_points_stand_on_the_poses_that_the_configuration_names(conditioning, coarse, refined):
+    torch.manual_seed(0)
+    network = FlareSmall(SIZES["tiny" if conditioning == "cascade" else f"tiny-{conditioning}"]).eval()
+    rgb, portrait = torch.rand(1, 2, 3, 24, 32), torch.zeros(2, dtype=torch.bool)
+    plain = _world(network, rgb, portrait)
+    for head, matters in ((network.pose1, coarse or refined), (network.pose2, refined)):
+        before = head.out.bias.clone()
+        with torch.no_grad():
+            head.out.bias += torch.linspace(-0.5, 0.5, 8)
+        moved = not torch.equal(_world(network, rgb, portrait), plain)
+        assert moved == matters, head
+        head.out.bias.data = before
+
+
+@torch.no_grad()
+def _world(network, rgb, portrait):
+    return network(rgb, portrait).world.points
 
 
 def test_stage_one_alone_gives_poses_and_descriptors(network):
@@ -167,6 +191,8 @@ def test_configurations():
         replace(config, width=100)
     with pytest.raises(ValueError, match="stem"):
         replace(config, stem=(32,))
+    with pytest.raises(ValueError, match="conditioning"):
+        replace(config, conditioning="refined")
     with pytest.raises(TypeError):
         FlareSmallConfig.from_dict({**config.to_dict(), "depth": 3})
 

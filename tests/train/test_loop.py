@@ -119,6 +119,17 @@ def test_a_few_pairs_are_learned_by_heart(shards):
     assert rotation_degrees(rotations(out.refined[-1][:, 1, 3:7]), targets.rotation[:, 1]).max() < 5
 
 
+def test_phases_and_decay_follow_the_steps_of_a_run_that_counts_them(config, tmp_path):
+    whole = config.read_text()
+    first = whole[whole.index("[[phases]]") :].replace("share = 1.0", "share = 0.5") + "stages = 1\n"
+    config.write_text(whole.replace("[[phases]]", first + "\n[[phases]]").replace("share = 1.0", "share = 0.5"))
+    train_from_toml(config, minutes=1e6, max_steps=8, decay=0.25)
+    rows = _rows(tmp_path)[:8]
+    assert ["local" in row for row in rows] == [False] * 4 + [True] * 4
+    assert rows[5]["rate"] == 1
+    assert rows[7]["rate"] < 1
+
+
 def test_the_time_box_ends_the_run(config, tmp_path):
     train_from_toml(config, minutes=0.0)
     assert _rows(tmp_path)[-1]["step"] == 0

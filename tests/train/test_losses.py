@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall, PointMaps
+from flarecli.train.cameras import RigRules
+from flarecli.train.data import vary
 from flarecli.train.generator import Batch
 from flarecli.train.losses import (
     LossWeights,
@@ -17,6 +20,7 @@ from flarecli.train.losses import (
     pose_loss,
 )
 from flarecli.train.primitives import Draw, random_rotations
+from flarecli.train.renderer import RenderSize
 from flarecli.train.targets import Targets, centre_pixels, find_matches, make_targets, quats_wxyz
 
 
@@ -175,10 +179,6 @@ def test_ordered_pairs_are_all_pairs():
 
 
 def test_every_parameter_gets_a_finite_gradient(generator):
-    from flarecli.train.cameras import RigRules
-    from flarecli.train.data import vary
-    from flarecli.train.renderer import RenderSize
-
     network = FlareSmall(SIZES["tiny"]).train()
     batch = vary(generator.batch(2, RigRules(3), RenderSize(24, 32, samples=1)), Draw.seeded(0))
     out = network(batch.rgb, batch.portrait)
@@ -191,3 +191,33 @@ def test_every_parameter_gets_a_finite_gradient(generator):
     assert silent == []
     still = [n for n, p in network.named_parameters() if p.grad.abs().max() == 0]
     assert still == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "left_out"),
+    [
+        ({"match": 0, "descriptor": 0}, {"match_encoder", "match_decoder", "descriptor"}),
+        ({"pose": 0, "focal": 0}, {"pose_coarse", "pose_refined", "focal"}),
+        ({"points": 0}, {"local", "global"}),
+        ({"local": 0}, {"local", "pose_refined"}),
+    ],
+)
+def test_losses_of_weight_zero_are_not_computed(generator, weights, left_out):
+    network = FlareSmall(SIZES["tiny"]).train()
+    batch = generator.batch(2, RigRules(2), RenderSize(24, 32, samples=1))
+    out, targets = network(batch.rgb, batch.portrait), make_targets(batch)
+    every = compute_losses(out, targets, LossWeights(), Draw.seeded(0))
+    some = compute_losses(out, targets, LossWeights(**weights), Draw.seeded(0))
+    assert set(every) - set(some) == left_out
+    for name in set(some) - {"focal"}:
+        torch.testing.assert_close(some[name], every[name])
+    if weights == {"local": 0}:  # the focal length of stage 2 is not taught either
+        torch.testing.assert_close(some["focal"], focal_loss(out.coarse, targets))
+
+
+def test_a_phase_without_any_loss_is_refused(generator):
+    batch = generator.batch(2, RigRules(2), RenderSize(24, 32, samples=1))
+    out = FlareSmall(SIZES["tiny"])(batch.rgb, batch.portrait, stages=1)
+    nothing = LossWeights(pose=0, focal=0, match=0, descriptor=0)
+    with pytest.raises(InputError, match="nothing is left to train"):
+        compute_losses(out, make_targets(batch), nothing, Draw.seeded(0))
