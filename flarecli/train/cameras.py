@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flarecli.train.anchors import anchor
 from flarecli.train.primitives import Draw
 from flarecli.train.renderer import MISS, Cameras, RenderSize, render
-from flarecli.train.scenes import FACADE, ROOM, SCATTER, STREET, TERRAIN, Scenes
+from flarecli.train.scenes import ROOM, SCATTER, Scenes
+from flarecli.train.storage import project_to_storage, storage_rays
 from flarecli.train.textures import TextureStack
 
 _PROBE = 18
-_FAR = 200.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +36,11 @@ class Rig:
     focal: Tensor
     portrait: Tensor
     overlap: Tensor
+
+    @staticmethod
+    def join(parts: list[Rig]) -> Rig:
+        """The rigs of all parts, one after the other."""
+        return Rig(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Rig)))
 
     def flat(self) -> Cameras:
         """All cameras one after the other; scene b owns the b-th group of V."""
@@ -113,100 +119,12 @@ def sample_rigs(
     return replace(candidates, overlap=overlap).views(chosen), complete
 
 
-def _anchor(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, Tensor]:
-    """(position, target) of the first camera of each scene, fitting its kind."""
-    batch, radius, kind = len(scenes.kind), scenes.extent[:, :1], scenes.kind
-    azimuth, height = draw.uniform(batch, high=6.28), draw.uniform(batch, low=0.02, high=1.0) ** 1.3
-    height = torch.where(draw.chance(0.08, batch), draw.uniform(batch, low=1.0, high=1.5), height)
-    height = torch.where(kind == SCATTER, draw.uniform(batch, low=-0.9, high=1.1), height)
-    target = radius * torch.cat([0.15 * draw.normal(batch, 2), draw.uniform(batch, 1, low=0.05, high=0.4)], 1)
-    target = torch.where((kind == SCATTER)[:, None], 0.2 * draw.normal(batch, 3), target)
-    distance = radius[:, 0] * draw.log_uniform(batch, low=1.1, high=2.8) * (focal / 0.8).clamp(0.7, 3.0)
-    place = target + distance[:, None] * torch.stack(
-        [azimuth.cos() * height.cos(), azimuth.sin() * height.cos(), height.sin()], -1
-    )
-    for scene_kind, choose in (
-        (ROOM, _anchor_room),
-        (STREET, _anchor_street),
-        (FACADE, _anchor_facade),
-        (TERRAIN, _anchor_terrain),
-    ):
-        mask = (kind == scene_kind)[:, None]
-        special_place, special_target = choose(draw, scenes, focal)
-        place, target = torch.where(mask, special_place, place), torch.where(mask, special_target, target)
-    return place, target
-
-
-def _anchor_room(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, Tensor]:
-    batch, half = len(focal), scenes.extent[:, :2]
-    place = torch.cat(
-        [draw.uniform(batch, 2, low=-0.85, high=0.85) * half, draw.uniform(batch, 1, low=0.7, high=1.9)], 1
-    )
-    target = torch.cat(
-        [draw.uniform(batch, 2, low=-0.75, high=0.75) * half, draw.uniform(batch, 1, low=0.3, high=1.5)], 1
-    )
-    rows = torch.arange(batch, device=focal.device)
-    thing = scenes.prims.centre[rows, draw.integers(scenes.prims.kind.shape[1] - 2, batch) + 2]
-    thing = torch.cat([thing[:, :2] + 0.3 * draw.normal(batch, 2), thing[:, 2:].clamp(0.2, 1.5)], 1)
-    return place, torch.where(draw.chance(0.5, batch, 1), thing, target)
-
-
-def _anchor_street(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, Tensor]:
-    batch = len(focal)
-    place = torch.stack(
-        [
-            draw.uniform(batch, low=-2.5, high=2.5),
-            draw.uniform(batch, low=-12, high=-2),
-            draw.uniform(batch, low=1.2, high=2.6),
-        ],
-        -1,
-    )
-    target = torch.stack(
-        [draw.uniform(batch, low=-4, high=4), draw.uniform(batch, high=12), draw.uniform(batch, low=0.5, high=3.5)], -1
-    )
-    above = draw.chance(0.15, batch, 1)
-    high = torch.cat([place[:, :2], draw.uniform(batch, 1, low=12, high=30)], 1)
-    return torch.where(above, high, place), torch.where(
-        above, target * torch.tensor([1.0, 0.5, 0.0], device=focal.device), target
-    )
-
-
-def _anchor_facade(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, Tensor]:
-    batch, height = len(focal), scenes.extent[:, 0]
-    target = torch.stack(
-        [
-            draw.uniform(batch, low=-0.8, high=0.8) * height,
-            torch.zeros_like(height),
-            draw.uniform(batch, low=0.3, high=1.5) * height,
-        ],
-        -1,
-    )
-    distance = height * draw.log_uniform(batch, low=0.8, high=2.8) * (focal / 0.8).clamp(0.7, 3.0)
-    angle = 0.6 * draw.normal(batch)
-    angle = angle.clamp(-1.2, 1.2)
-    offset = torch.stack([angle.sin() * distance, -angle.cos() * distance, torch.zeros_like(angle)], -1)
-    place = target + offset
-    place[:, 2] = draw.uniform(batch, low=0.3, high=2.2)
-    return place, target
-
-
-def _anchor_terrain(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, Tensor]:
-    batch = len(focal)
-    place = torch.cat([5 * draw.normal(batch, 2), draw.uniform(batch, 1, low=1.5, high=6)], 1)
-    ahead = functional.normalize(draw.normal(batch, 2), dim=-1) * draw.uniform(batch, 1, low=4, high=9)
-    target = torch.cat([place[:, :2] + ahead, draw.uniform(batch, 1, low=0.2, high=2)], 1)
-    above = draw.chance(0.4, batch, 1)
-    high = torch.cat([place[:, :2], draw.uniform(batch, 1, low=8, high=22)], 1)
-    below = torch.cat([place[:, :2] + 0.1 * ahead, torch.zeros(batch, 1, device=focal.device)], 1)
-    return torch.where(above, high, place), torch.where(above, below, target)
-
-
 def _walk(draw: Draw, scenes: Scenes, count: int, spread: float) -> Rig:
     """Candidate cameras around an anchor: on an orbit, along a wall, or forward, one manner per scene."""
     batch, device = len(scenes.kind), scenes.kind.device
     focal = _focal_lengths(draw, batch)
     zoomed = torch.where(draw.chance(0.2, batch, 1), draw.log_uniform(batch, count, low=0.85, high=1.17), 1.0)
-    place, target = _anchor(draw, scenes, focal)
+    place, target = anchor(draw, scenes, focal)
     away, width = (place - target)[:, None], (place - target).norm(dim=-1).clamp_min(0.3)[:, None, None]
     reach = 1.15 * spread
     turn = 0.55 * reach * draw.normal(batch, count)
@@ -285,36 +203,6 @@ def _overlaps(rig: Rig, depth: Tensor, aspect: float) -> Tensor:
     visible = inside & ((seen - ahead).abs() < 0.12 * ahead) & solid.flatten(2)[:, :, None]
     share = visible.float().sum(-1) / solid.flatten(2).sum(-1).clamp_min(1)[:, :, None]
     return torch.minimum(share, share.transpose(1, 2))
-
-
-def storage_rays(height: int, width: int, focal: Tensor, portrait: Tensor) -> Tensor:
-    """Camera-frame rays with unit depth through the pixels of stored images.
-
-    Args:
-        height: rows of the storage.
-        width: columns of the storage, the long side.
-        focal: (...) focal length divided by the long side.
-        portrait: (...) transposed images; their columns run down the upright picture.
-
-    Returns:
-        (..., height, width, 3)
-    """
-    across = (torch.arange(width, device=focal.device) + 0.5 - 0.5 * width) / width
-    down = (torch.arange(height, device=focal.device) + 0.5 - 0.5 * height) / width
-    plane = torch.stack(torch.broadcast_tensors(across[None, :], down[:, None]), -1)
-    plane = torch.where(portrait[..., None, None, None], plane.flip(-1), plane) / focal[..., None, None, None]
-    return torch.cat([plane, torch.ones_like(plane[..., :1])], -1)
-
-
-def project_to_storage(
-    local: Tensor, focal: Tensor, portrait: Tensor, size_hw: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Camera-frame points (..., 3) to (column, row) in the stored image, and their depth."""
-    height, width = size_hw
-    depth = local[..., 2]
-    plane = local[..., :2] / depth.clamp_min(1e-3)[..., None] * (focal * width)[..., None]
-    stored = torch.where(portrait[..., None], plane.flip(-1), plane)
-    return stored + torch.tensor([0.5 * width, 0.5 * height], device=local.device), depth
 
 
 def _choose(draw: Draw, overlap: Tensor, baseline: Tensor, good: Tensor, rules: RigRules) -> tuple[Tensor, Tensor]:

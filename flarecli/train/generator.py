@@ -80,7 +80,7 @@ class Generator:
             keep = keep[torch.randperm(len(keep), generator=self.draw.generator, device=keep.device)][:missing]
             found.append((drawn.select(keep), rig.select(keep)))
             missing -= len(keep)
-        return self._render(Scenes.join([s for s, _ in found]), _join_rigs([r for _, r in found]), size)
+        return self._render(Scenes.join([s for s, _ in found]), Rig.join([r for _, r in found]), size)
 
     def _render(self, scenes: Scenes, rig: Rig, size: RenderSize) -> Batch:
         shape = rig.focal.shape
@@ -90,7 +90,3 @@ class Generator:
         c2w = torch.eye(4, device=depth.device).repeat(*shape, 1, 1)
         c2w[..., :3, :3], c2w[..., :3, 3] = rig.rotation, rig.centre
         return Batch(rgb, depth.masked_fill(sky, 0.0), c2w, rig.focal, rig.portrait, rig.overlap, scenes.kind)
-
-
-def _join_rigs(parts: list[Rig]) -> Rig:
-    return Rig(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Rig)))

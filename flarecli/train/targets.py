@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flarecli.train.cameras import project_to_storage, storage_rays
 from flarecli.train.generator import Batch
+from flarecli.train.storage import project_to_storage, storage_rays
 
 _SKY_FACTOR = 8.0
 _VISIBLE = 0.06

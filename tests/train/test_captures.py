@@ -8,11 +8,11 @@ from flarecli.errors import InputError
 from flarecli.export.archive import save_scene
 from flarecli.export.colmap import write_colmap
 from flarecli.export.transforms_json import write_transforms
-from flarecli.train.cameras import storage_rays
 from flarecli.train.captures import Capture, capture_shards, read_capture
 from flarecli.train.data import MAX_RADIANCE, ShardSource
 from flarecli.train.generator import Batch
 from flarecli.train.primitives import Draw
+from flarecli.train.storage import storage_rays
 from flarecli.train.targets import make_targets
 from tests.synthetic import SyntheticScene, cast_rays, make_scene, texture
 

@@ -5,12 +5,13 @@ import torch
 from torch.nn import functional
 
 from flarecli.train.augment import augment, dct_matrix
-from flarecli.train.cameras import RigRules, look_at, project_to_storage, storage_rays
+from flarecli.train.cameras import RigRules, look_at
 from flarecli.train.data import mirror
 from flarecli.train.generator import Batch, Generator
 from flarecli.train.losses import ordered_pairs
 from flarecli.train.primitives import Draw, random_rotations, rotation_from_vector
 from flarecli.train.renderer import RenderSize
+from flarecli.train.storage import project_to_storage, storage_rays
 from flarecli.train.targets import centre_pixels, find_matches, make_targets
 
 SCENES, VIEWS = 24, 3
