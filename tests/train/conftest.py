@@ -2,8 +2,10 @@ import pytest
 import torch
 from numpy.random import default_rng
 
-from flarecli.train.generator import Generator
+from flarecli.train.cameras import RigRules
+from flarecli.train.generator import Batch, Generator
 from flarecli.train.primitives import Draw
+from flarecli.train.renderer import RenderSize
 from flarecli.train.textures import TextureStack, pack_stack
 
 
@@ -24,3 +26,9 @@ def textures() -> TextureStack:
 @pytest.fixture
 def generator(textures: TextureStack) -> Generator:
     return Generator(textures, Draw.seeded(5))
+
+
+@pytest.fixture(scope="session")
+def batch(textures: TextureStack) -> Batch:
+    """24 scenes with 3 views of 48 x 64 pixels."""
+    return Generator(textures, Draw.seeded(5)).batch(24, RigRules(3), RenderSize(48, 64, samples=2))

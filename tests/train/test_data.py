@@ -10,6 +10,7 @@ from flarecli.train.data import (
     LiveSource,
     ShardPlan,
     ShardSource,
+    mirror,
     pack_arrays,
     prerender,
     random_views,
@@ -99,3 +100,14 @@ def test_variation_changes_colours_but_not_geometry_of_unmirrored_scenes(folder)
     assert all(torch.equal(varied.c2w[i], batch.c2w[i]) for i in range(6) if same[i])
     assert {f.name for f in fields(Batch)} == {f.name for f in fields(varied)}
     assert varied.rgb.max() <= 1
+
+
+def test_mirroring_twice_changes_nothing_and_moves_cameras(batch):
+    which = torch.arange(len(batch.kind)) % 2 == 0
+    once = mirror(batch, which)
+    assert torch.equal(once.rgb[~which], batch.rgb[~which])
+    assert not torch.equal(once.rgb[which], batch.rgb[which])
+    twice = mirror(once, which)
+    assert torch.equal(twice.rgb, batch.rgb)
+    torch.testing.assert_close(twice.c2w, batch.c2w)
+    assert (torch.linalg.det(once.c2w[..., :3, :3]) > 0).all()
