@@ -18,6 +18,8 @@ from flarecli.train.primitives import Draw
 from flarecli.train.targets import Targets, centre_pixels, find_matches, make_targets
 
 _MILD = 0.25
+_NEAR = 0.1
+_SHARES = ("pck", "token_pck", "points_near")
 
 
 @torch.no_grad()
@@ -29,7 +31,10 @@ def evaluate_synthetic(
     Returns:
         ``rotation_coarse``, ``rotation``, ``direction_coarse``, ``direction`` in degrees, ``auc30_coarse`` and
         ``auc30`` from 0 to 1, ``focal`` (median relative error), ``absrel`` (camera-centric depth after the median
-        scale), ``pck`` (nearest dense descriptor within two cells of the truth) and ``token_pck`` (within one token).
+        scale), ``absrel_global`` (the same of the global points of view 0), ``points`` (mean distance of the other
+        views' global points from the truth, relative to the distance from view 0), ``points_near`` (share of them
+        within a tenth), ``pck`` (nearest dense descriptor within two cells of the truth) and ``token_pck`` (within one
+        token).
     """
     was_training = network.training
     network.eval()
@@ -41,8 +46,9 @@ def evaluate_synthetic(
         rows.append(_errors(out, make_targets(photographed)))
     network.train(was_training)
     merged = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-    found = {name: float(values.nanmedian()) for name, values in merged.items() if not name.endswith("pck")}
-    found |= {name: float(values.nanmean()) for name, values in merged.items() if name.endswith("pck")}
+    found = {
+        name: float(values.nanmean() if name in _SHARES else values.nanmedian()) for name, values in merged.items()
+    }
     for suffix in ("", "_coarse"):
         worst = torch.maximum(merged["rotation" + suffix], merged["direction" + suffix])
         found["auc30" + suffix] = area_under_curve(worst, 30)
@@ -56,8 +62,11 @@ def _errors(out: SmallOutput, targets: Targets) -> dict[str, Tensor]:
         rows["rotation" + suffix] = rotation_degrees(predicted[:, 1:, :3, :3], targets.rotation[:, 1:]).flatten()
         rows["direction" + suffix] = direction_degrees(predicted[:, 1:, :3, 3], targets.direction[:, 1:]).flatten()
     rows["focal"] = ((out.refined[-1][..., 7] - targets.log_focal).exp() - 1).abs().flatten()
-    assert out.local is not None  # all stages were run
+    assert out.local is not None and out.world is not None  # all stages were run
     rows["absrel"] = depth_error(out.local.points[..., 2], targets.local[..., 2], targets.valid)
+    first = (world[:, :1, ..., 2] for world in (out.world.points, targets.world))
+    rows["absrel_global"] = depth_error(*first, targets.valid[:, :1])
+    rows["points"], rows["points_near"] = point_errors(out.world.points, targets.world, targets.valid)
     rows["pck"] = _matching(out.descriptors.flatten(3).transpose(2, 3), out.descriptors.shape[-2:], targets, 2.0)
     count = out.token_descriptors.shape[2]
     stride = round((targets.valid[0, 0].numel() / count) ** 0.5)
@@ -99,6 +108,21 @@ def depth_error(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     p, t = predicted.masked_fill(~valid, torch.nan).flatten(2), truth.masked_fill(~valid, torch.nan).flatten(2)
     scale = t.nanmedian(-1, keepdim=True).values / p.nanmedian(-1, keepdim=True).values
     return ((p * scale - t).abs() / t).nanmean(-1).flatten()
+
+
+def point_errors(predicted: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors of the global points of the source views, relative to their true distance from view 0.
+
+    One scale per scene makes the median distances of all views' points equal first.
+
+    Returns:
+        Mean relative distance (B,), and the share (B,) of points within a tenth; NaN without valid pixels.
+    """
+    far, found = (points.norm(dim=-1).masked_fill(~valid, torch.nan) for points in (truth, predicted))
+    scale = far.flatten(1).nanmedian(-1).values / found.flatten(1).nanmedian(-1).values
+    error = ((scale[:, None, None, None, None] * predicted - truth).norm(dim=-1) / far)[:, 1:].flatten(1)
+    near = (error < _NEAR).float().masked_fill(error.isnan(), torch.nan)
+    return error.nanmean(-1), near.nanmean(-1)
 
 
 def area_under_curve(errors: Tensor, limit: float) -> float:

@@ -15,6 +15,7 @@ from flarecli.train.evaluate import (
     depth_error,
     direction_degrees,
     evaluate_synthetic,
+    point_errors,
     rotation_degrees,
 )
 from flarecli.train.photos import evaluate_photos, load_scene, pose_from_descriptors
@@ -42,6 +43,26 @@ def test_depth_error_is_free_of_scale_and_of_invalid_pixels():
     assert depth_error(torch.where(truth > 1.5, 1.5 * truth, truth), truth, valid).min() > 0.05
 
 
+def test_point_errors_are_relative_free_of_one_scale_and_leave_view_0_out():
+    truth = torch.randn(1, 2, 8, 8, 3) + torch.tensor([0.0, 0.0, 5.0])
+    valid = torch.ones(1, 2, 8, 8, dtype=torch.bool)
+    valid[0, 1, :4] = False
+    predicted = 3 * torch.where(valid[..., None], truth, 50.0)
+    error, near = point_errors(predicted, truth, valid)
+    torch.testing.assert_close(error, torch.zeros(1), atol=1e-5, rtol=0)
+    assert near == 1
+    radial = predicted.clone()
+    radial[0, 1, 4:6] *= 1.2  # half of the valid points of view 1, a fifth too far away
+    scale = (truth.norm(dim=-1)[valid].median() / radial.norm(dim=-1)[valid].median()).item() * 3
+    error, near = point_errors(radial, truth, valid)
+    assert error.item() == pytest.approx((abs(scale - 1) + abs(1.2 * scale - 1)) / 2, abs=1e-3)
+    assert near == 0.5
+    first = predicted.clone()
+    first[0, 0, 0, 0] += 0.5  # too little to move the median distance
+    torch.testing.assert_close(point_errors(first, truth, valid)[0], torch.zeros(1), atol=1e-5, rtol=0)
+    assert point_errors(predicted, truth, valid & False)[0].isnan().all()
+
+
 def test_evaluation_is_reproducible_and_leaves_the_mode(tmp_path, textures):
     prerender(textures, tmp_path, ShardPlan(1, 4, ((24, 32),)))
     network = FlareSmall(SIZES["tiny"]).train()
@@ -52,6 +73,7 @@ def test_evaluation_is_reproducible_and_leaves_the_mode(tmp_path, textures):
     assert network.training
     assert 0 <= first["pck"] <= 1
     assert 0 <= first["auc30"] <= 1
+    assert 0 <= first["points_near"] <= 1 and first["points"] > 0 and first["absrel_global"] > 0
 
 
 def _write_scene(folder, size):
