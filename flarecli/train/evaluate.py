@@ -64,8 +64,8 @@ def _errors(out: SmallOutput, targets: Targets) -> dict[str, Tensor]:
     rows["focal"] = ((out.refined[-1][..., 7] - targets.log_focal).exp() - 1).abs().flatten()
     assert out.local is not None and out.world is not None  # all stages were run
     rows["absrel"] = depth_error(out.local.points[..., 2], targets.local[..., 2], targets.valid)
-    first = (world[:, :1, ..., 2] for world in (out.world.points, targets.world))
-    rows["absrel_global"] = depth_error(*first, targets.valid[:, :1])
+    in_first = out.world.points[:, :1, ..., 2]
+    rows["absrel_global"] = depth_error(in_first, targets.world[:, :1, ..., 2], targets.valid[:, :1])
     rows["points"], rows["points_near"] = point_errors(out.world.points, targets.world, targets.valid)
     rows["pck"] = _matching(out.descriptors.flatten(3).transpose(2, 3), out.descriptors.shape[-2:], targets, 2.0)
     count = out.token_descriptors.shape[2]
