@@ -40,7 +40,7 @@ def write_database(path: Path, features: Sequence[Features], lenses: Lenses, *, 
             frame.frame_id, frame.rig_id = index + 1, camera_id
             frame.add_data_id(pycolmap.data_t(pycolmap.sensor_t(pycolmap.SensorType.CAMERA, camera_id), index + 1))
             database.write_frame(frame, use_frame_id=True)
-            database.write_keypoints(index + 1, found.keypoints)
+            database.write_keypoints(index + 1, found.xy.astype(np.float32))
             if found.descriptors is not None:
                 database.write_descriptors(index + 1, found.descriptors)
     finally:

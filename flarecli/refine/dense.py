@@ -64,7 +64,7 @@ def solve_from_matches(
     graph = dense_graph(matches, len(photos), unit[lenses.group], tolerance)
     direct = Candidate("direct", np.array(initial.cameras.c2w), np.ones(len(photos), bool), small)
     options = SolveOptions(distortion=False, uncalibrated=False, threads=threads, seed=seed)
-    solution = solve_matches(graph, small, [direct], options)
+    solution = solve_matches(graph, small, [lambda: direct], options)
     return _placed(initial, photos, priors, solution, unit)
 
 
@@ -96,10 +96,7 @@ def dense_graph(matches: Sequence[DenseMatches], count: int, unit: np.ndarray, t
         here, there = np.array([cells[key] for key in keys], np.int64), add(b, found.xy_second)
         rows = np.stack([here, there] if a < b else [there, here], 1)
         pairs.setdefault((min(a, b), max(a, b)), []).append(rows)
-    features = []
-    for parts in places:
-        xy = np.concatenate(parts)
-        features.append(Features(np.column_stack([xy, np.ones(len(xy)), np.zeros(len(xy))]).astype(np.float32), None))
+    features = [Features(np.concatenate(parts), None) for parts in places]
     joined = {pair: np.concatenate(rows) for pair, rows in pairs.items()}
     return MatchGraph(features, {pair: rows for pair, rows in joined.items() if len(rows)}, tolerance, _WEIGHT)
 

@@ -1,10 +1,16 @@
-"""SIFT features of photos at full resolution."""
+"""SIFT features of photos at full resolution.
+
+pycolmap's extractor object keeps Python's lock while it works, so that photos would wait for each other; its extraction
+into a database does not. Every photo gets a temporary database of its own.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pycolmap
@@ -22,19 +28,12 @@ class Features:
     """Features of one photo.
 
     Attributes:
-        keypoints: x, y (pixels of the upright photo, pixel centres at 0.5), scale in pixels, orientation in radians.
+        xy: pixels of the upright photo, pixel centres at 0.5.
         descriptors: one row per keypoint, as pycolmap wants them; None where the matches come from elsewhere.
-        bitmap_scale: photo pixels per pixel of the picture that SIFT saw; 1 unless the photo was very large.
     """
 
-    keypoints: Float[np.ndarray, "N 4"]
+    xy: Float[np.ndarray, "N 2"]
     descriptors: pycolmap.FeatureDescriptors | None
-    bitmap_scale: float = 1.0
-
-    @property
-    def xy(self) -> Float[np.ndarray, "N 2"]:
-        """Keypoint positions in photo pixels, float64."""
-        return self.keypoints[:, :2].astype(np.float64)
 
 
 def extract_features(
@@ -55,43 +54,58 @@ def extract_features(
         on_progress: told ("features", done, total).
     """
     options = pycolmap.FeatureExtractionOptions()
-    options.num_threads = 1
+    options.num_threads, options.use_gpu = 1, False
     options.sift.max_num_features = max_features
     options.sift.estimate_affine_shape = options.sift.domain_size_pooling = affine
-    extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
-    done = 0
 
     def work(photo: Photo) -> Features:
-        return _extract_one(photo, extractor)
+        return _extract_one(photo, options)
 
     out: list[Features] = []
     with ThreadPoolExecutor(threads) as pool:
         for features in pool.map(work, photos):
             out.append(features)
-            done += 1
             if on_progress:
-                on_progress("features", done, len(photos))
+                on_progress("features", len(out), len(photos))
     return out
 
 
-def _extract_one(photo: Photo, extractor: pycolmap.FeatureExtractor) -> Features:
+def _extract_one(photo: Photo, options: pycolmap.FeatureExtractionOptions) -> Features:
     picture = Image.fromarray(photo.rgb()).convert("L")
     scale = max(1.0, max(picture.size) / _MAX_SIDE)
     if scale > 1:
         picture = picture.resize((round(picture.width / scale), round(picture.height / scale)), Image.Resampling.BOX)
     factor = np.array([photo.size_hw[1] / picture.width, photo.size_hw[0] / picture.height])
-    bitmap = pycolmap.Bitmap.from_array(np.ascontiguousarray(np.asarray(picture)))
-    found, descriptors = extractor.extract(bitmap)
-    keypoints = np.array(pycolmap.keypoints_to_matrix(found), np.float32)[:, :4].reshape(-1, 4)
-    keypoints[:, :2] *= factor
-    keypoints[:, 2] *= float(np.sqrt(factor.prod()))
+    xy, descriptors = _sift(picture, options)
+    xy *= factor
     mask = photo.mask()
     if mask is not None:
-        column = np.clip(keypoints[:, 0].astype(int), 0, mask.shape[1] - 1)
-        row = np.clip(keypoints[:, 1].astype(int), 0, mask.shape[0] - 1)
+        column = np.clip(xy[:, 0].astype(int), 0, mask.shape[1] - 1)
+        row = np.clip(xy[:, 1].astype(int), 0, mask.shape[0] - 1)
         keep = mask[row, column]
-        keypoints = keypoints[keep]
-        data = np.asarray(descriptors.data)[keep]
+        xy, data = xy[keep], np.asarray(descriptors.data)[keep]
         descriptors = pycolmap.FeatureDescriptors()
         descriptors.type, descriptors.data = pycolmap.FeatureExtractorType.SIFT, data
-    return Features(keypoints, descriptors, float(factor.mean()))
+    return Features(xy, descriptors)
+
+
+def _sift(
+    picture: Image.Image, options: pycolmap.FeatureExtractionOptions
+) -> tuple[Float[np.ndarray, "N 2"], pycolmap.FeatureDescriptors]:
+    """Places of keypoints in pixels of the picture, and their descriptors."""
+    with tempfile.TemporaryDirectory(prefix="flare-features-") as name:
+        folder = Path(name)
+        picture.save(folder / "photo.bmp")
+        pycolmap.extract_features(
+            folder / "features.db",
+            folder,
+            image_names=["photo.bmp"],
+            extraction_options=options,
+            device=pycolmap.Device.cpu,
+        )
+        database = pycolmap.Database.open(folder / "features.db")
+        try:
+            keypoints = np.array(database.read_keypoints(1), np.float64).reshape(-1, 6)
+            return keypoints[:, :2], database.read_descriptors(1)
+        finally:
+            database.close()

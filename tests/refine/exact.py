@@ -42,10 +42,9 @@ def descriptors(count: int, seed: int) -> np.ndarray:
 
 
 def features_of(xy: np.ndarray, rows: np.ndarray) -> Features:
-    keypoints = np.column_stack([xy, np.full(len(xy), 2.0), np.zeros(len(xy))]).astype(np.float32)
     described = pycolmap.FeatureDescriptors()
     described.type, described.data = pycolmap.FeatureExtractorType.SIFT, rows
-    return Features(keypoints, described)
+    return Features(np.asarray(xy, np.float64), described)
 
 
 def lenses_of(cameras: Cameras, sigma: float = 0.0) -> Lenses:

@@ -37,13 +37,11 @@ def test_cameras_photos_and_features_are_stored(database):
 def test_matching_finds_the_true_matches_and_no_others(database):
     scene = exact(3, num_tracks=120)
     noise = descriptors(40, 99)
-    features = [
-        features_of(
-            np.vstack([found.xy, np.random.default_rng(i).uniform(0, 400, (10, 2))]),
-            np.vstack([np.asarray(found.descriptors.data), noise[10 * i : 10 * i + 10]]),
-        )
-        for i, found in enumerate(scene.graph.features)
-    ]
+    features = []
+    for i, found in enumerate(scene.graph.features):
+        assert found.descriptors is not None
+        xy = np.vstack([found.xy, np.random.default_rng(i).uniform(0, 400, (10, 2))])
+        features.append(features_of(xy, np.vstack([np.asarray(found.descriptors.data), noise[10 * i : 10 * i + 10]])))
     write_database(database, features, scene.lenses, trust_focal=False)
     found = match_pairs(database, [(0, 1), (0, 2)], threads=1)
     assert set(found) == {(0, 1), (0, 2)}

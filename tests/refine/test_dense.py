@@ -132,7 +132,7 @@ def test_a_cell_is_one_keypoint_in_all_its_pairs():
         return DenseMatches(a, b, np.array(cells), xy, xy + 0.5, CELL)
 
     graph = dense_graph([one(0, 1, [3, 5]), one(0, 2, [5, 8]), one(2, 0, [1])], 3, np.array([2.0, 1.0, 1.0]), 0.01)
-    assert [len(each.keypoints) for each in graph.features] == [4, 2, 3]
+    assert [len(each.xy) for each in graph.features] == [4, 2, 3]
     assert graph.features[0].xy.tolist() == [[1.5, 0], [2.5, 0], [4, 0], [0.75, 0.25]]
     assert graph.matches[0, 1].tolist() == [[0, 0], [1, 1]]
     assert graph.matches[0, 2].tolist() == [[1, 0], [2, 1], [3, 2]]
