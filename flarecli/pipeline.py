@@ -200,12 +200,18 @@ def _reconstruct(
     with clock("assemble"):
         views = scene_views(predicted, priors)
         initial = assemble_views(photos, views, predicted, priors)
-        matches = dense_matches(predicted)
-        result = solve_from_matches(initial, matches, photos, priors, threads=cpu_count(), seed=job.seed)
-    if job.refine != "none":
+
+    def from_own_matches() -> Reconstruction:
+        with clock("own matches"):
+            matches = dense_matches(predicted)
+            return solve_from_matches(initial, matches, photos, priors, threads=cpu_count(), seed=job.seed)
+
+    if job.refine == "none":
+        result = from_own_matches()
+    else:
         with clock("refine"):
             options = RefineOptions(mode=job.refine, preset=job.preset, threads=cpu_count(), seed=job.seed)
-            result = refine(result, photos, priors, options, on_progress, direct=initial.cameras)
+            result = refine(initial, photos, priors, options, on_progress, better=from_own_matches)
     if any(view.gaussians is not None for view in views):
         with clock("gaussians"):
             gaussians = place_gaussians(views, initial, result)

@@ -7,6 +7,7 @@ only overlap one by one. The scale of each step comes from points seen in three 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +21,19 @@ _MIN_PARALLAX_DEG = 1.0
 _MIN_SHARED = 5
 
 
-def relative_poses(graph: MatchGraph, lenses: Lenses, *, min_support: int, seed: int) -> dict[Pair, RelativePose]:
+def relative_poses(
+    graph: MatchGraph, lenses: Lenses, *, min_support: int, seed: int, threads: int = 1
+) -> dict[Pair, RelativePose]:
     """Robust calibrated pose of every matched pair that at least ``min_support`` matches agree on."""
-    out = {}
-    for pair, matches in graph.matches.items():
-        if len(matches) < min_support:
-            continue
+
+    def pose_of(pair: Pair) -> RelativePose | None:
         focal = lenses.focal_px(pair[0]), lenses.focal_px(pair[1])
-        pose = relative_pose(*graph.rays(pair, lenses), focal, graph.threshold_px(lenses, pair), seed)
-        if pose is not None and pose.support >= min_support:
-            out[pair] = pose
-    return out
+        return relative_pose(*graph.rays(pair, lenses), focal, graph.threshold_px(lenses, pair), seed)
+
+    enough = [pair for pair, matches in graph.matches.items() if len(matches) >= min_support]
+    with ThreadPoolExecutor(threads) as pool:
+        poses = zip(enough, pool.map(pose_of, enough), strict=True)
+    return {pair: pose for pair, pose in poses if pose is not None and pose.support >= min_support}
 
 
 def chain_candidate(graph: MatchGraph, poses: Mapping[Pair, RelativePose], lenses: Lenses) -> Candidate | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from typing import Literal
 
@@ -58,7 +59,7 @@ def refine(
     options: RefineOptions,
     on_progress: Callable[[str, int, int], None] | None = None,
     *,
-    direct: Cameras | None = None,
+    better: Callable[[], Reconstruction] | None = None,
 ) -> Reconstruction:
     """Check predicted cameras against photo matches and replace them by better-supported ones.
 
@@ -71,16 +72,24 @@ def refine(
         priors: known intrinsics and poses.
         options: how hard to try.
         on_progress: told about "features", "matching", "adjusting" and "stereo".
-        direct: the network's own cameras where ``initial`` holds some that matches gave: their focal lengths are a
-            second opinion, which those from matches of the same photos are not.
+        better: makes a better reconstruction than ``initial`` of what the network said, such as one from its own
+            matches. It takes time, and is asked for only where the photo matches alone do not convince.
     """
     # Its log lines say nothing to a user of this program; what matters comes back as values and exceptions.
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     features = extract_features(
         photos, max_features=MAX_FEATURES[options.preset], threads=options.threads, on_progress=on_progress
     )
-    lenses = _lenses(priors, initial.cameras if direct is None else direct)
-    network = Candidate("network", np.array(initial.cameras.c2w), np.ones(len(photos), bool), lenses)
+    # The network's direct focal length is a second opinion, which one from matches of the same photos would not be.
+    lenses = _lenses(priors, initial.cameras)
+
+    @cache
+    def start() -> Reconstruction:
+        return initial if better is None else better()
+
+    def network() -> Candidate:
+        return Candidate("network", np.array(start().cameras.c2w), np.ones(len(photos), bool), lenses)
+
     settings = SolveOptions(
         mode=options.mode,
         fixed_poses=priors.c2w is not None,
@@ -88,7 +97,7 @@ def refine(
         threads=options.threads,
         seed=options.seed,
     )
-    pairs = choose_pairs(initial)
+    pairs = choose_pairs(initial if len(photos) <= _EXHAUSTIVE else start())
     solution = solve(features, lenses, pairs, [network], settings, on_progress)
     few = len(photos) <= (_FEW_BEST if options.preset == "best" else _FEW)
     if few and not solution.convincing and options.preset != "fast" and options.mode == "auto":
@@ -100,8 +109,8 @@ def refine(
             on_progress=on_progress,
         )
         earlier = replace(solution.candidate, origin="plain-features")
-        solution = solve(features, lenses, pairs, [network, earlier], settings, on_progress)
-    refined = _apply(initial, photos, priors, solution)
+        solution = solve(features, lenses, pairs, [network, lambda: earlier], settings, on_progress)
+    refined = _apply(initial if solution.convincing else start(), photos, priors, solution)
     long_side, sources = _STEREO[options.preset]
     stereo = StereoOptions(long_side, sources, options.threads)
     depth_maps = stereo_depth(

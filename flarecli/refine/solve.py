@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def solve(
     features: Sequence[Features],
     lenses: Lenses,
     pairs: Sequence[Pair],
-    proposals: Sequence[Candidate],
+    proposals: Sequence[Proposal],
     options: SolveOptions,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Solution:
@@ -97,8 +98,8 @@ def solve(
         features: per photo.
         lenses: prior intrinsics.
         pairs: pairs of photos to match.
-        proposals: cameras from elsewhere: the network's, or those of an earlier attempt. The first one also serves
-            photos that no match reaches.
+        proposals: cameras from elsewhere: the network's, or those of an earlier attempt. Asked for where the matches
+            alone do not convince; the first one also serves photos that no match reaches.
         options: how hard to try.
         on_progress: told about the stages "matching" and "adjusting".
     """
@@ -114,7 +115,7 @@ def solve(
         return solver.run(proposals, report)
 
 
-def solve_matches(graph: MatchGraph, lenses: Lenses, proposals: Sequence[Candidate], options: SolveOptions) -> Solution:
+def solve_matches(graph: MatchGraph, lenses: Lenses, proposals: Sequence[Proposal], options: SolveOptions) -> Solution:
     """As :func:`solve`, for matches that are there already."""
     with tempfile.TemporaryDirectory(prefix="flare-refine-") as name:
         folder = Path(name)
@@ -123,6 +124,9 @@ def solve_matches(graph: MatchGraph, lenses: Lenses, proposals: Sequence[Candida
         write_matches(database, graph.matches)
         return _Solver(graph, lenses, database, folder, options).run(proposals, lambda stage, done, total: None)
 
+
+Proposal = Callable[[], Candidate]
+"""Cameras from elsewhere that may take time to make; may be asked for more than once."""
 
 Tried = tuple[float, Candidate, Adjusted | None]
 """Score, cameras, and the adjusted model where adjustment was kept."""
@@ -136,9 +140,9 @@ class _Solver:
         self.count = len(lenses.group)
         self.scores: dict[str, float] = {}
 
-    def run(self, proposals: Sequence[Candidate], report: Callable[[str, int, int], None]) -> Solution:
-        lenses = calibrate(self.graph, self.prior, self.options.seed)
-        poses = relative_poses(self.graph, lenses, min_support=_MIN_SUPPORT, seed=self.options.seed)
+    def run(self, proposals: Sequence[Proposal], report: Callable[[str, int, int], None]) -> Solution:
+        lenses = calibrate(self.graph, self.prior, self.options.seed, self.options.threads)
+        poses = self._poses(lenses)
         tried: list[Tried] = []
         for done, candidate in enumerate(self._candidates(lenses, poses, proposals)):
             report("adjusting", done, 0)
@@ -153,12 +157,12 @@ class _Solver:
         return self._solution(chosen, poses, proposals)
 
     def _candidates(
-        self, lenses: Lenses, poses: Mapping[Pair, RelativePose], proposals: Sequence[Candidate]
+        self, lenses: Lenses, poses: Mapping[Pair, RelativePose], proposals: Sequence[Proposal]
     ) -> Iterator[Candidate]:
         """Ways to get cameras, best first; lazily, so that later ones cost nothing when an earlier one convinces."""
         options = self.options
         if proposals and (options.mode == "ba" or options.fixed_poses):
-            yield proposals[0]
+            yield proposals[0]()
             return
         if self.count > 2 and poses:
             update_cameras(self.database, lenses, trust_focal=True)
@@ -181,10 +185,15 @@ class _Solver:
         chain = chain_candidate(self.graph, poses, lenses)
         if chain is not None:
             yield chain
-        for proposal in proposals:
+        for propose in proposals:
+            proposal = propose()
             yield proposal
             if proposal.origin == "network":  # its poses may be better than its focal length
                 yield replace(proposal, lenses=lenses)
+
+    def _poses(self, lenses: Lenses) -> dict[Pair, RelativePose]:
+        seed, threads = self.options.seed, self.options.threads
+        return relative_poses(self.graph, lenses, min_support=_MIN_SUPPORT, seed=seed, threads=threads)
 
     def _judge(self, candidate: Candidate) -> Tried:
         before = self._score(candidate)
@@ -245,13 +254,13 @@ class _Solver:
             return entry
         if sound.sum() >= 2:
             candidate = replace(candidate, posed=sound)
-        poses = relative_poses(self.graph, candidate.lenses, min_support=_MIN_SUPPORT, seed=self.options.seed)
+        poses = self._poses(candidate.lenses)
         grown = grow(self.graph, poses, candidate, {} if adjusted is None else _depths(adjusted))
         if not (grown.posed & ~candidate.posed).any():
             return entry
         return max(entry, self._judge(grown), key=lambda each: each[0])
 
-    def _solution(self, chosen: Tried, poses: Mapping[Pair, RelativePose], proposals: Sequence[Candidate]) -> Solution:
+    def _solution(self, chosen: Tried, poses: Mapping[Pair, RelativePose], proposals: Sequence[Proposal]) -> Solution:
         _, best, adjusted = chosen
         inliers = pair_inliers(self.graph, best)
         strength = support(inliers, self.count)
@@ -261,11 +270,11 @@ class _Solver:
         verified = best.posed & (seen >= _VERIFIED) & (self._explained(best, poses) >= _CONTRADICTED)
         convincing = self._convincing(chosen, poses)
         if proposals and not best.posed.all():
-            best = _fill_from_network(best, proposals[0])
+            best = _fill_from_network(best, proposals[0]())
         return Solution(best, adjusted, strength, verified, convincing, self.graph, self.scores)
 
 
-def calibrate(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
+def calibrate(graph: MatchGraph, lenses: Lenses, seed: int, threads: int = 1) -> Lenses:
     """Focal lengths of unknown groups from the focal profiles of their best-matched pairs.
 
     Pairs across two groups are taken to have the same field of view; they count only for groups that have no pair of
@@ -279,7 +288,9 @@ def calibrate(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
         own = [pair for pair in ranked if lenses.group[pair[0]] == lenses.group[pair[1]] == group]
         mixed = [pair for pair in ranked if group in (lenses.group[pair[0]], lenses.group[pair[1]])]
         chosen = (own or mixed)[:_PROFILE_PAIRS]
-        profiles = [p for pair in chosen if (p := _profile(graph, lenses, pair, seed)) is not None]
+        with ThreadPoolExecutor(threads) as pool:
+            found = pool.map(lambda pair: _profile(graph, lenses, pair, seed), chosen)
+        profiles = [profile for profile in found if profile is not None]
         estimate = combine_profiles(profiles, FocalEstimate(float(ratio[group]), float(sigma[group])), graph.weight)
         ratio[group], sigma[group] = estimate.ratio, max(estimate.sigma, 1e-3)
     calibrated = lenses.with_focal_ratio(ratio.tolist(), sigma.tolist())

@@ -25,7 +25,7 @@ def network(scene: Exact, degrees: float = 20.0) -> Candidate:
 
 
 def test_cameras_wrong_by_twenty_degrees_become_right(scene):
-    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [network(scene)], SolveOptions(threads=1))
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: network(scene)], SolveOptions(threads=1))
     assert solution.verified.all() and solution.adjusted is not None
     angle, offset = pose_errors(solution.candidate.c2w, scene.truth.c2w)
     assert angle < 0.05 and offset < 0.01
@@ -50,7 +50,7 @@ def test_a_photo_without_matches_keeps_the_networks_camera_in_the_common_world(s
     xy = np.random.default_rng(5).uniform(10, 400, (150, 2))
     features = [*scene.graph.features[:3], features_of(xy, descriptors(150, 77))]
     theirs = replace(scene.truth, origin="network")
-    solution = solve(features, scene.lenses, ALL_PAIRS, [theirs], SolveOptions(threads=1))
+    solution = solve(features, scene.lenses, ALL_PAIRS, [lambda: theirs], SolveOptions(threads=1))
     assert solution.verified.tolist() == [True, True, True, False]
     assert solution.candidate.posed.all()
     angle, offset = pose_errors(solution.candidate.c2w, scene.truth.c2w)
@@ -62,7 +62,7 @@ def test_without_any_match_the_network_stands(scene):
         features_of(np.random.default_rng(i).uniform(10, 400, (60, 2)), descriptors(60, 50 + i)) for i in range(4)
     ]
     theirs = network(scene)
-    solution = solve(features, scene.lenses, ALL_PAIRS, [theirs], SolveOptions(threads=1))
+    solution = solve(features, scene.lenses, ALL_PAIRS, [lambda: theirs], SolveOptions(threads=1))
     assert not solution.verified.any() and solution.adjusted is None and not solution.convincing
     np.testing.assert_allclose(solution.candidate.c2w, theirs.c2w, atol=1e-12)
     empty = [features_of(np.zeros((0, 2)), np.zeros((0, 128), np.uint8)) for _ in range(4)]
@@ -73,11 +73,11 @@ def test_without_any_match_the_network_stands(scene):
 def test_given_poses_are_never_moved(scene):
     given = replace(network(scene, 0.05), c2w=shaken(scene.truth.c2w, 0.05, 0.001), origin="given")
     options = SolveOptions(fixed_poses=True, threads=1)
-    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [given], options)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: given], options)
     np.testing.assert_allclose(solution.candidate.c2w, given.c2w, atol=1e-9)
     assert solution.verified.all()
     wrong = network(scene)
-    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [wrong], options)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: wrong], options)
     np.testing.assert_allclose(solution.candidate.c2w, wrong.c2w, atol=1e-9)
     assert not solution.verified.all()
 
@@ -86,17 +86,17 @@ def test_ba_only_adjusts_what_the_network_gave(scene):
     near = network(scene, 0.1)
     near = replace(near, c2w=shaken(scene.truth.c2w, 0.1, 0.003))
     options = SolveOptions(mode="ba", threads=1)
-    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [near], options)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: near], options)
     assert set(solution.scores) == {"network"} and solution.verified.all()
     assert pose_errors(solution.candidate.c2w, scene.truth.c2w)[0] < 0.05
-    far = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [network(scene)], options)
+    far = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: network(scene)], options)
     assert set(far.scores) == {"network"} and not far.verified.all()
 
 
 def test_photos_of_one_viewpoint_are_not_verified(scene):
     """The same features four times: rotation is certain, positions are not."""
     features = [scene.graph.features[0]] * 4
-    solution = solve(features, scene.lenses, ALL_PAIRS, [network(scene)], SolveOptions(threads=1))
+    solution = solve(features, scene.lenses, ALL_PAIRS, [lambda: network(scene)], SolveOptions(threads=1))
     assert not solution.verified.any()
     assert np.isfinite(solution.candidate.c2w).all()
 
@@ -126,7 +126,7 @@ def test_adjustment_that_loses_support_is_taken_back(scene, tmp_path, monkeypatc
 
 def test_the_same_seed_gives_the_same_cameras(scene):
     once, twice = (
-        solve(scene.graph.features, scene.lenses, ALL_PAIRS, [network(scene)], SolveOptions(threads=1, seed=3))
+        solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: network(scene)], SolveOptions(threads=1, seed=3))
         for _ in range(2)
     )
     np.testing.assert_array_equal(once.candidate.c2w, twice.candidate.c2w)
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_cameras(scene):
 
 def test_two_photos_are_enough():
     scene = exact(2, arc_deg=12, num_tracks=200)
-    solution = solve(scene.graph.features, scene.lenses, [(0, 1)], [network(scene)], SolveOptions(threads=1))
+    solution = solve(scene.graph.features, scene.lenses, [(0, 1)], [lambda: network(scene)], SolveOptions(threads=1))
     assert solution.verified.all()
     angle, _ = pose_errors(solution.candidate.c2w, scene.truth.c2w)
     assert angle < 0.1
