@@ -1,8 +1,8 @@
 """COLMAP sparse models, written byte by byte.
 
 The layout of these files has been stable since 2017, unlike the object API of pycolmap; so they are written here and
-checked with whatever pycolmap is installed. This module and ``colmap_read`` are the only places that speak of
-world-to-camera quaternions.
+checked with whatever pycolmap is installed. The ``colmap`` modules are the only places that speak of world-to-camera
+quaternions.
 
 Binary models go to ``sparse/0`` and text models to ``sparse_text/0``: programs disagree on which form wins when
 both are in one folder, so no reader may find a twin.

@@ -12,7 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from flarecli.errors import InputError
 from flarecli.export.archive import ARCHIVE_NAME
-from flarecli.export.colmap_read import NO_POINT, RawModel, find_model, read_colmap, read_colmap_raw
+from flarecli.export.colmap import NO_POINT
+from flarecli.export.colmap_raw import RawModel, find_model, read_colmap_raw
+from flarecli.export.colmap_read import read_colmap
 from flarecli.export.manifest import MANIFEST_NAME, read_manifest
 from flarecli.export.ply import load_gaussians_ply, read_ply, read_points_ply
 from flarecli.export.transforms_json import load_transforms, read_transforms

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from flarecli.errors import InputError
 from flarecli.export.archive import ARCHIVE_NAME, load_scene
-from flarecli.export.colmap_read import find_model, read_colmap
+from flarecli.export.colmap_raw import find_model
+from flarecli.export.colmap_read import read_colmap
 from flarecli.export.transforms_json import load_transforms, read_transforms
 from flarecli.geometry.projection import map_pixels, photo_pixels, pixel_grid
 from flarecli.images.preparing import choose_canvas

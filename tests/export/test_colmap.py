@@ -6,10 +6,9 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from flarecli.errors import InputError, OutputExists
+from flarecli.errors import OutputExists
 from flarecli.export.colmap import write_colmap, write_colmap_text
-from flarecli.export.colmap_read import read_colmap, read_colmap_raw
-from flarecli.geometry.projection import photo_pixels
+from flarecli.export.colmap_read import read_colmap
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.reconstruction import Tracks
 from tests.synthetic import make_scene
@@ -136,90 +135,3 @@ def test_no_tracks(synthetic, tmp_path):
         assert pycolmap.Reconstruction(str(folder)).num_images() == 4
         model = read_colmap(folder)
         assert model.tracks is None and len(model.names) == 4
-
-
-LENSES = {
-    "SIMPLE_PINHOLE": [100, 60, 50],
-    "PINHOLE": [100, 110, 60, 50],
-    "SIMPLE_RADIAL": [100, 60, 50, -0.08],
-    "RADIAL": [100, 60, 50, -0.08, 0.01],
-    "OPENCV": [100, 110, 60, 50, -0.08, 0, 0, 0],
-    "OPENCV_FISHEYE": [100, 110, 60, 50, -0.08, 0, 0, 0],
-}
-
-
-@pytest.mark.parametrize("suffix", [".bin", ".txt"])
-@pytest.mark.parametrize("lens", LENSES)
-def test_models_written_by_pycolmap(synthetic, tmp_path, lens, suffix):
-    folder = write_colmap(synthetic.reconstruction, tmp_path)[0].parent
-    model = pycolmap.Reconstruction(str(folder))
-    camera = pycolmap.Camera(model=lens, width=120, height=100, params=LENSES[lens], camera_id=1)
-    model.cameras[1].model, model.cameras[1].params = camera.model, camera.params
-    model.cameras[1].width, model.cameras[1].height = 120, 100
-    (tmp_path / "out").mkdir()
-    (model.write_binary if suffix == ".bin" else model.write_text)(str(tmp_path / "out"))
-    read = read_colmap(tmp_path / "out")
-    fx, fy = LENSES[lens][0], 110 if lens in ("PINHOLE", "OPENCV", "OPENCV_FISHEYE") else 100
-    np.testing.assert_array_equal(read.cameras.K[0], [[fx, 0, 60], [0, fy, 50], [0, 0, 1]])
-    k1 = -0.08 if lens in ("SIMPLE_RADIAL", "RADIAL", "OPENCV") else 0
-    assert read.cameras.k1 is not None and read.cameras.k1[0] == k1
-    assert bool(read.warnings) == (lens in ("RADIAL", "OPENCV_FISHEYE"))
-    if lens == "SIMPLE_RADIAL":
-        assert read.tracks is not None
-        distorted = photo_pixels(read.cameras.K[0], k1, read.tracks.pixel)
-        tracks = synthetic.reconstruction.tracks
-        order = np.lexsort((tracks.point_index, tracks.view_index))
-        again = np.linalg.norm(distorted - tracks.pixel[order], axis=1)
-        assert again.max() < 1e-6
-
-
-@pytest.mark.parametrize("form", ["cameras", "images", "points3D"])
-@pytest.mark.parametrize("keep", [0, 4, 30, 0.5, -1])
-def test_truncated_binary(synthetic, tmp_path, form, keep):
-    folder = write_colmap(synthetic.reconstruction, tmp_path)[0].parent
-    path = folder / f"{form}.bin"
-    data = path.read_bytes()
-    path.write_bytes(data[: int(keep * len(data))] if isinstance(keep, float) else data[:keep])
-    with pytest.raises(InputError, match=f"{form}.bin is damaged"):
-        read_colmap(folder)
-
-
-@pytest.mark.parametrize("form", ["cameras", "images", "points3D"])
-def test_hostile_counts_allocate_nothing(synthetic, tmp_path, form):
-    folder = write_colmap(synthetic.reconstruction, tmp_path)[0].parent
-    path = folder / f"{form}.bin"
-    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
-    with pytest.raises(InputError, match="announces"):
-        read_colmap_raw(folder)
-
-
-@pytest.mark.parametrize(
-    ("form", "old", "new"),
-    [
-        ("cameras", "PINHOLE", "FULL_OPENCV"),
-        ("cameras", " 128 ", " nan "),
-        ("cameras", "1 PINHOLE", "7 PINHOLE"),
-        ("images", "photo_00.png", ""),
-        ("images", "1.0 ", "x "),
-        ("points3D", "1 ", "-1 "),
-    ],
-)
-def test_malformed_text(synthetic, tmp_path, form, old, new):
-    folder = write_colmap_text(synthetic.reconstruction, tmp_path)[0].parent
-    path = folder / f"{form}.txt"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(InputError, match="damaged"):
-        read_colmap(folder)
-
-
-def test_zero_quaternion_and_missing_model(synthetic, tmp_path):
-    with pytest.raises(InputError, match="no COLMAP model"):
-        read_colmap(tmp_path)
-    folder = write_colmap(synthetic.reconstruction, tmp_path)[0].parent
-    data = bytearray((folder / "images.bin").read_bytes())
-    data[12:44] = bytes(32)
-    (folder / "images.bin").write_bytes(data)
-    with pytest.raises(InputError, match="quaternion is zero"):
-        read_colmap(folder)
