@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,9 +16,11 @@ from flarecli.errors import WeightsError
 from flarecli.model.checkpoints import convert, load_weights
 from flarecli.model.config import find_model
 from flarecli.model.digests import remembered_sha256
-from flarecli.model.hub import LicencePolicy, licence_check, locate, pull_hint, weights_of
+from flarecli.model.hub import LicencePolicy, first_use_notice, licence_check, locate, pull_hint, weights_of
 from flarecli.model.spec import ModelSpec
 from flarecli.scene.views import Prediction, Views
+
+LOGGER = logging.getLogger(__name__)
 
 
 class GeometryNetwork(Protocol):
@@ -62,7 +65,7 @@ def load_model(
     offline: bool = False,
     license_policy: LicencePolicy = "any",
 ) -> LoadedModel:
-    """Load a model; nothing is ever downloaded here.
+    """Load a model and log its licence the first time; nothing is ever downloaded here.
 
     Args:
         name: row of the table of models.
@@ -91,6 +94,8 @@ def load_model(
         raise WeightsError(f"the weights of {name} ({weights_of(spec).filename}) are not on this machine", hint)
     rules = () if spec.weights is None else spec.weights.key_rules
     network = load_weights(build, path, device, rules)
+    if notice := first_use_notice(spec):
+        LOGGER.info(notice)
     licence = "none" if spec.weights is None else spec.weights.licence
     return LoadedModel(cast("GeometryNetwork", network), spec, path, remembered_sha256(path), licence)
 

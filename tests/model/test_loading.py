@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -47,11 +48,14 @@ def test_test_model_is_the_same_every_time_and_leaves_the_seed_alone() -> None:
 
 
 @pytest.mark.usefixtures("tiny_flare")
-def test_a_given_file_is_loaded_with_its_checksum_and_licence(tmp_path: Path) -> None:
+def test_a_given_file_is_loaded_with_its_checksum_and_licence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = network_builder(config.MODELS["flare"])()
     path = tmp_path / "any.pth"
     torch.save({"model": network.state_dict()}, path)
-    loaded = load_model("flare", weights=path)
+    with caplog.at_level(logging.INFO, "flarecli"):
+        loaded = load_model("flare", weights=path)
+        load_model("flare", weights=path)
+    assert [record.getMessage() for record in caplog.records] == [hub.licence_notice(loaded.spec)]  # once per machine
     assert loaded.weights_path == path
     assert loaded.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert loaded.licence == "CC BY-NC-SA 4.0"
