@@ -41,6 +41,19 @@ class TextureStack:
         return TextureStack(self.texels.to(device), self.offsets.to(device), self.size, self.photos, self.count)
 
 
+@dataclass(frozen=True, slots=True)
+class TextureFiles:
+    """Picture files of a texture folder.
+
+    Attributes:
+        paths: photographs first.
+        photos: how many of them are photographs.
+    """
+
+    paths: tuple[Path, ...]
+    photos: int
+
+
 def unpack(archive: Path, folder: Path) -> list[Path]:
     """Extract the pictures and tables of a texture pack.
 
@@ -74,11 +87,11 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                 target.write_bytes(source.read())
                 written.append(target)
     except (OSError, tarfile.TarError) as error:
-        raise InputError(f"can't unpack {archive}: {error}") from error
+        raise InputError(f"can't unpack {archive}: {error}", "give a tar file of pictures, or a folder") from error
     return written
 
 
-def list_textures(folder: Path) -> list[Path]:
+def list_textures(folder: Path) -> TextureFiles:
     """Pictures below a folder in a stable order; those under a folder named ``photo`` come first.
 
     Raises:
@@ -87,17 +100,23 @@ def list_textures(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not files:
         raise InputError(f"{folder} holds no pictures", "give a folder of images or a texture pack")
-    return sorted(files, key=lambda p: (not _is_photo(p, folder), p))
+    photos = [file for file in files if "photo" in file.relative_to(folder).parts]
+    others = [file for file in files if "photo" not in file.relative_to(folder).parts]
+    return TextureFiles((*photos, *others), len(photos))
 
 
-def split_textures(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """(training, held out): every tenth picture is held out. With fewer than ten both lists are the whole list."""
-    held_out = files[_HELD_OUT_EVERY - 1 :: _HELD_OUT_EVERY]
-    kept = [f for i, f in enumerate(files) if i % _HELD_OUT_EVERY != _HELD_OUT_EVERY - 1]
-    return kept, held_out or files
+def split_textures(files: TextureFiles) -> tuple[TextureFiles, TextureFiles]:
+    """(training, held out): every tenth picture is held out. With fewer than ten both are the whole list."""
+    kept = [i for i in range(len(files.paths)) if i % _HELD_OUT_EVERY != _HELD_OUT_EVERY - 1]
+    held_out = list(range(_HELD_OUT_EVERY - 1, len(files.paths), _HELD_OUT_EVERY))
+    training, rest = (
+        TextureFiles(tuple(files.paths[i] for i in chosen), sum(i < files.photos for i in chosen))
+        for chosen in (kept, held_out)
+    )
+    return training, rest if held_out else files
 
 
-def load_stack(files: list[Path], size: int, device: torch.device | None = None) -> TextureStack:
+def load_stack(files: TextureFiles, size: int, device: torch.device | None = None) -> TextureStack:
     """Read pictures, resize them to squares and pack them with their mip levels (down to 8 pixels).
 
     Raises:
@@ -105,9 +124,8 @@ def load_stack(files: list[Path], size: int, device: torch.device | None = None)
     """
     if size < 8 or size & (size - 1):
         raise InputError(f"texture size must be a power of two of at least 8, not {size}")
-    pictures = np.stack([_read(file, size) for file in files])
-    photos = sum("photo" in file.parts for file in files)
-    return pack_stack(torch.from_numpy(pictures), photos, device)
+    pictures = np.stack([_read(file, size) for file in files.paths])
+    return pack_stack(torch.from_numpy(pictures), files.photos, device)
 
 
 def pack_stack(pictures: Tensor, photos: int, device: torch.device | None = None) -> TextureStack:
@@ -128,13 +146,9 @@ def pack_stack(pictures: Tensor, photos: int, device: torch.device | None = None
     return stack if device is None else stack.to(device)
 
 
-def _is_photo(file: Path, folder: Path) -> bool:
-    return "photo" in file.relative_to(folder).parts
-
-
 def _read(file: Path, size: int) -> np.ndarray:
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS))
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"can't read the texture {file}: {error}") from error
+        raise InputError(f"can't read the texture {file}: {error}", "remove or repair it") from error

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from flarecli.errors import InputError
-from flarecli.train.textures import list_textures, load_stack, pack_stack, split_textures, unpack
+from flarecli.train.textures import TextureFiles, list_textures, load_stack, pack_stack, split_textures, unpack
 
 
 def _tar(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
@@ -66,17 +66,31 @@ def test_damaged_pack_missing_pictures_and_bad_sizes_are_named(tmp_path):
         list_textures(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"x")
     with pytest.raises(InputError, match=r"broken\.png"):
-        load_stack([tmp_path / "broken.png"], 16)
+        load_stack(TextureFiles((tmp_path / "broken.png",), 0), 16)
     with pytest.raises(InputError, match="power of two"):
-        load_stack([tmp_path / "broken.png"], 24)
+        load_stack(TextureFiles((tmp_path / "broken.png",), 0), 24)
 
 
 def test_held_out_pictures_are_disjoint():
-    files = [Path(f"{i:03d}.png") for i in range(40)]
+    files = TextureFiles(tuple(Path(f"{i:03d}.png") for i in range(40)), 15)
     kept, held_out = split_textures(files)
-    assert len(held_out) == 4
-    assert not set(kept) & set(held_out)
-    assert set(kept) | set(held_out) == set(files)
+    assert len(held_out.paths) == 4
+    assert not set(kept.paths) & set(held_out.paths)
+    assert set(kept.paths) | set(held_out.paths) == set(files.paths)
+    assert (kept.photos, held_out.photos) == (14, 1)
+    few = TextureFiles(files.paths[:9], 4)
+    assert split_textures(few) == (few, few)
+
+
+def test_only_folders_inside_the_pack_make_photographs(tmp_path):
+    """The pack itself may lie below a folder named photo."""
+    pack = tmp_path / "photo" / "pack"
+    for name in ("a/wood.png", "photo/set/sky.png"):
+        (pack / name).parent.mkdir(parents=True)
+        (pack / name).write_bytes(_png((1, 2, 3)))
+    files = list_textures(pack)
+    assert [path.name for path in files.paths] == ["sky.png", "wood.png"]
+    assert load_stack(files, 16).photos == files.photos == 1
 
 
 def test_mip_levels_average():
