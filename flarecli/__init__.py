@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flarecli.export.archive import load_scene as load_scene
     from flarecli.export.archive import save_scene as save_scene
     from flarecli.images.loading import load_photos as load_photos
-    from flarecli.pipeline import SceneJob as SceneJob
+    from flarecli.job import SceneJob as SceneJob
     from flarecli.pipeline import reconstruct as reconstruct
     from flarecli.pipeline import run_scene as run_scene
     from flarecli.scene.reconstruction import Reconstruction as Reconstruction
@@ -25,7 +25,7 @@ _HOME = {
     "save_scene": "flarecli.export.archive",
     "reconstruct": "flarecli.pipeline",
     "run_scene": "flarecli.pipeline",
-    "SceneJob": "flarecli.pipeline",
+    "SceneJob": "flarecli.job",
     "Reconstruction": "flarecli.scene.reconstruction",
 }
 __all__ = ["Reconstruction", "SceneJob", "load_photos", "load_scene", "reconstruct", "run_scene", "save_scene"]

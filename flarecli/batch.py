@@ -16,7 +16,7 @@ from typing import Any
 
 from flarecli import pipeline
 from flarecli.errors import FlareError, InputError, OutputError, PartialResult, ReconstructionError, as_flare_error
-from flarecli.pipeline import Progress, SceneJob
+from flarecli.job import Progress, SceneJob
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
     "name",

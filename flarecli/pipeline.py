@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from flarecli.errors import InputError, PartialResult
+from flarecli.job import Progress, SceneJob, SceneResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,83 +18,6 @@ if TYPE_CHECKING:
     from flarecli.model.loading import LoadedModel
     from flarecli.scene.priors import Priors
     from flarecli.scene.reconstruction import Reconstruction
-
-Progress = Callable[[str, int, int], None]
-"""Called as on_progress(stage, done, total); total is 0 where it is not known."""
-
-DEFAULT_EXPORTS = ("colmap", "points", "gaussians", "mesh", "depth", "transforms")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneJob:
-    """Everything that decides the result for one scene; the command line's options are these fields.
-
-    Attributes:
-        sources: photos as folders, files, globs, or a text file with one path per line.
-        output: folder to write.
-        model: name of a row of ``flarecli.model.config.MODELS``.
-        weights: weights file; None takes the shipped or downloaded one.
-        device: auto, cpu, cuda, cuda:N or mps.
-        max_memory: bytes the network may use; None measures what is free.
-        seed: seed of every random choice.
-        preset: fast, balanced or best.
-        masks: folder with one mask per photo (black or zero = ignore).
-        poses: known poses as a COLMAP model or transforms.json; they are kept as they are.
-        intrinsics: known intrinsics as a COLMAP model, transforms.json or "35mm=28"; "exif" trusts the photos' own.
-        shared_camera: which photos share one camera: none, folder, all, or auto (same camera model, size and focal).
-        refine: auto verifies and refines, ba only adjusts the network's cameras, none keeps the network's answer.
-        exports: names of ``flarecli.export.EXPORTERS``.
-        mesh: how the mesh is made; none leaves it out.
-        depth_exr: also write depth as EXR.
-        colmap_text: also write the COLMAP model as text.
-        min_registered: fraction of the photos that need a verified camera; fewer is exit code 6.
-        strict: a broken photo is an error instead of a line in the report.
-        overwrite: replace an existing output of ours.
-        resume: keep an existing output that was made from the same input and options.
-        license_policy: any, or commercial to refuse non-commercial weights.
-        offline: never download.
-    """
-
-    sources: tuple[str, ...]
-    output: Path
-    model: str = "flare-small"
-    weights: Path | None = None
-    device: str = "auto"
-    max_memory: int | None = None
-    seed: int = 0
-    preset: Literal["fast", "balanced", "best"] = "balanced"
-    masks: Path | None = None
-    poses: Path | None = None
-    intrinsics: str | None = None
-    shared_camera: Literal["auto", "none", "folder", "all"] = "auto"
-    refine: Literal["auto", "none", "ba"] = "auto"
-    exports: tuple[str, ...] = DEFAULT_EXPORTS
-    mesh: Literal["tsdf", "poisson", "none"] = "tsdf"
-    depth_exr: bool = False
-    colmap_text: bool = False
-    min_registered: float = 0.0
-    strict: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    license_policy: Literal["any", "commercial"] = "any"
-    offline: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneResult:
-    """What one job did.
-
-    Attributes:
-        output: folder that was written.
-        exit_code: 0, or 6 when fewer photos than asked for have verified cameras.
-        manifest: the content of flare.json.
-        resumed: whether an existing result was kept.
-    """
-
-    output: Path
-    exit_code: int
-    manifest: dict[str, Any] = field(default_factory=dict)
-    resumed: bool = False
 
 
 def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: LoadedModel | None = None) -> SceneResult:
@@ -121,16 +41,16 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
         # A result of other photos or options is ours to replace: resuming means "bring this output up to date".
         output = OutputFolder(job.output, overwrite=job.overwrite or job.resume, sources=folders)
         photo_set = load_photos(job.sources, masks=job.masks, strict=job.strict, on_progress=on_progress)
-        kept = _finished(job) if job.resume else None
+        kept = job.finished() if job.resume else None
         if kept is not None and kept["options"].get("input") == photo_set.fingerprint():
-            return SceneResult(output=job.output, exit_code=_exit_code(job, kept), manifest=kept, resumed=True)
+            return SceneResult(output=job.output, exit_code=job.exit_code(kept), manifest=kept, resumed=True)
     seed_everything(job.seed)
     with output as staging:  # made now, so that a place that can't be written costs no minutes of work
         with clock("load network"):
             model = network or load_network(job)
         reconstruction = _reconstruct(job, photo_set, model, clock, on_progress)
         manifest = _write(job, photo_set, reconstruction, staging, clock, on_progress)
-    return SceneResult(output=job.output, exit_code=_exit_code(job, manifest), manifest=manifest)
+    return SceneResult(output=job.output, exit_code=job.exit_code(manifest), manifest=manifest)
 
 
 def load_network(job: SceneJob) -> LoadedModel:
@@ -248,9 +168,9 @@ def _write(
         reconstruction = _with_points(photo_set, reconstruction, staging, on_progress)
     with clock("export"):
         save_scene(reconstruction, staging)
-        written = write_formats(reconstruction, staging, _formats(job), on_progress)
+        written = write_formats(reconstruction, staging, job.formats(), on_progress)
     exports = {name: [path.relative_to(staging).as_posix() for path in paths] for name, paths in written.files.items()}
-    options = {**_as_json(job), "input": photo_set.fingerprint()}
+    options = {**job.options(), "input": photo_set.fingerprint()}
 
     def manifest() -> dict[str, Any]:
         return build_manifest(
@@ -308,50 +228,3 @@ def _with_points(
     # Depth of unverified photos hangs loosely in the scene; it only counts where there is nothing better.
     keep = verified if verified.any() else np.ones(len(photos), bool)
     return dataclasses.replace(reconstruction, points=dense_points(reconstruction, rgb_of, keep))
-
-
-def _formats(job: SceneJob) -> list[str]:
-    mesh = {"tsdf": ["mesh"], "poisson": ["mesh-poisson"], "none": []}[job.mesh]
-    names = [name for export in job.exports for name in (mesh if export == "mesh" else [export])]
-    if job.depth_exr and "depth-exr" not in names:
-        names.append("depth-exr")
-    if job.colmap_text and "colmap-text" not in names:
-        names.append("colmap-text")
-    return names
-
-
-def _as_json(job: SceneJob) -> dict[str, Any]:
-    """Options that decide the result, as the manifest gives them back when it is read."""
-    values = dataclasses.asdict(job)
-    for name in ("output", "overwrite", "resume"):
-        del values[name]
-    return json.loads(json.dumps(values, default=os.fspath))
-
-
-def _finished(job: SceneJob) -> dict[str, Any] | None:
-    """The manifest of an existing output that was made with the same options.
-
-    How the photos and masks were named does not count: the fingerprint of the input tells whether they are the same.
-    """
-    from flarecli.export.manifest import MANIFEST_NAME, read_manifest
-
-    if not (job.output / MANIFEST_NAME).is_file():
-        return None
-    try:
-        manifest = read_manifest(job.output)
-    except InputError:
-        return None  # not readable as ours: it will be refused or replaced by the rules for outputs
-    made, asked = (
-        {name: value for name, value in options.items() if name not in ("input", "sources", "masks")}
-        for options in (manifest.get("options", {}), _as_json(job))
-    )
-    return manifest if made == asked else None
-
-
-def _exit_code(job: SceneJob, manifest: dict[str, Any]) -> int:
-    """0, or 6 where fewer photos than asked for have a verified camera."""
-    photos = manifest["photos"]
-    verified = sum(photo["status"] == "verified" for photo in photos)
-    good = verified if job.refine != "none" else sum(photo["status"] != "dropped" for photo in photos)
-    enough = good >= job.min_registered * len(photos)
-    return 0 if enough else PartialResult.exit_code

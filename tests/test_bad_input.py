@@ -18,7 +18,7 @@ from PIL import Image
 from flarecli.cli.app import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples/photos"
-FLARE = [sys.executable, "-c", "from flarecli.cli.app import main; main()"]
+FLARE = [sys.executable, "-m", "flarecli"]
 QUICK = ["--model", "flare-test", "--export", "points"]
 
 

@@ -19,7 +19,7 @@ from flarecli.batch import (
     write_summary,
 )
 from flarecli.errors import InputError, PartialResult, ReconstructionError, WeightsError
-from flarecli.pipeline import SceneJob, SceneResult
+from flarecli.job import SceneJob, SceneResult
 
 TEMPLATE = SceneJob(sources=(), output=Path("unused"), seed=7)
 

@@ -9,7 +9,7 @@ import pytest
 from flarecli import doctor
 from flarecli.doctor import GIB, Package, check_package, examine, library_fix, nvidia_driver
 from flarecli.errors import WeightsError
-from flarecli.pipeline import SceneJob
+from flarecli.job import SceneJob
 
 
 @pytest.fixture(scope="module")

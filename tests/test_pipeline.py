@@ -18,7 +18,8 @@ from flarecli.export.colmap import write_colmap
 from flarecli.export.verify import verify_scene
 from flarecli.geometry.projection import intrinsics
 from flarecli.geometry.transforms import Sim3, rigid
-from flarecli.pipeline import SceneJob, SceneResult, load_network, reconstruct, run_scene
+from flarecli.job import SceneJob, SceneResult
+from flarecli.pipeline import load_network, reconstruct, run_scene
 from flarecli.scene.cameras import Cameras
 from tests.synthetic import _render, make_scene
 

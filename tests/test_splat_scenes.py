@@ -14,10 +14,11 @@ from flarecli.errors import InputError
 from flarecli.export.archive import load_scene
 from flarecli.export.gaussian_files import read_gaussians
 from flarecli.geometry.projection import project
+from flarecli.job import SceneJob, SceneResult
 from flarecli.model import config
 from flarecli.model.loading import network_builder
 from flarecli.model.spec import Canvas
-from flarecli.pipeline import SceneJob, SceneResult, run_scene
+from flarecli.pipeline import run_scene
 from tests.model.tiny import CONFIG, SPLAT_CONFIG
 from tests.synthetic import make_scene
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    from flarecli.pipeline import Progress
+    from flarecli.job import Progress
 
 LOGGER = logging.getLogger("flarecli")
 _WIDE = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flarecli.cli.console import Talk
 from flarecli.cli.options import TalkOptions, take_groups
-from flarecli.pipeline import DEFAULT_EXPORTS
+from flarecli.job import DEFAULT_EXPORTS
 
 
 @take_groups

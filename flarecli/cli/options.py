@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 from flarecli.errors import InputError
-from flarecli.pipeline import DEFAULT_EXPORTS, SceneJob
+from flarecli.job import DEFAULT_EXPORTS, SceneJob
 from flarecli.runtime import parse_size
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from flarecli import __version__, errors, pipeline
 from flarecli.cli.app import app, report, run, version_line
 from flarecli.errors import FlareError, as_flare_error
-from flarecli.pipeline import SceneResult
+from flarecli.job import SceneResult
 
-FLARE = [sys.executable, "-c", "from flarecli.cli.app import main; main()"]
+FLARE = [sys.executable, "-m", "flarecli"]
 COMMANDS = ["reconstruct", "batch", "export", "inspect", "eval", "weights", "doctor", "train", "formats"]
 
 

@@ -14,7 +14,7 @@ from flarecli.errors import ReconstructionError
 from flarecli.export import EXPORTERS, write_formats
 from flarecli.export.archive import save_scene
 from flarecli.export.manifest import build_manifest, write_manifest
-from flarecli.pipeline import SceneResult
+from flarecli.job import SceneResult
 from tests.synthetic import make_scene
 
 VERDICTS = [{"name": "a", "status": "verified"}]

@@ -10,7 +10,7 @@ import pytest
 from flarecli import pipeline
 from flarecli.cli.app import run
 from flarecli.cli.options import SceneOptions
-from flarecli.pipeline import DEFAULT_EXPORTS, SceneJob, SceneResult
+from flarecli.job import DEFAULT_EXPORTS, SceneJob, SceneResult
 
 MANIFEST = {
     "photos": [{"name": "a.jpg", "status": "verified"}, {"name": "b.jpg", "status": "dropped", "reason": "no picture"}],

@@ -7,7 +7,7 @@ import pytest
 
 from flarecli.errors import InputError
 from flarecli.export import EXPORTERS, write_formats
-from flarecli.pipeline import DEFAULT_EXPORTS
+from flarecli.job import DEFAULT_EXPORTS
 
 
 def test_table_names_functions_that_are_there():

@@ -1,0 +1,134 @@
+"""What to do for one scene, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from flarecli.errors import InputError, PartialResult
+
+Progress = Callable[[str, int, int], None]
+"""Called as on_progress(stage, done, total); total is 0 where it is not known."""
+
+DEFAULT_EXPORTS = ("colmap", "points", "gaussians", "mesh", "depth", "transforms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneJob:
+    """Everything that decides the result for one scene; the command line's options are these fields.
+
+    Attributes:
+        sources: photos as folders, files, globs, or a text file with one path per line.
+        output: folder to write.
+        model: name of a row of ``flarecli.model.config.MODELS``.
+        weights: weights file; None takes the shipped or downloaded one.
+        device: auto, cpu, cuda, cuda:N or mps.
+        max_memory: bytes the network may use; None measures what is free.
+        seed: seed of every random choice.
+        preset: fast, balanced or best.
+        masks: folder with one mask per photo (black or zero = ignore).
+        poses: known poses as a COLMAP model or transforms.json; they are kept as they are.
+        intrinsics: known intrinsics as a COLMAP model, transforms.json or "35mm=28"; "exif" trusts the photos' own.
+        shared_camera: which photos share one camera: none, folder, all, or auto (same camera model, size and focal).
+        refine: auto verifies and refines, ba only adjusts the network's cameras, none keeps the network's answer.
+        exports: names of ``flarecli.export.EXPORTERS``.
+        mesh: how the mesh is made; none leaves it out.
+        depth_exr: also write depth as EXR.
+        colmap_text: also write the COLMAP model as text.
+        min_registered: fraction of the photos that need a verified camera; fewer is exit code 6.
+        strict: a broken photo is an error instead of a line in the report.
+        overwrite: replace an existing output of ours.
+        resume: keep an existing output that was made from the same input and options.
+        license_policy: any, or commercial to refuse non-commercial weights.
+        offline: never download.
+    """
+
+    sources: tuple[str, ...]
+    output: Path
+    model: str = "flare-small"
+    weights: Path | None = None
+    device: str = "auto"
+    max_memory: int | None = None
+    seed: int = 0
+    preset: Literal["fast", "balanced", "best"] = "balanced"
+    masks: Path | None = None
+    poses: Path | None = None
+    intrinsics: str | None = None
+    shared_camera: Literal["auto", "none", "folder", "all"] = "auto"
+    refine: Literal["auto", "none", "ba"] = "auto"
+    exports: tuple[str, ...] = DEFAULT_EXPORTS
+    mesh: Literal["tsdf", "poisson", "none"] = "tsdf"
+    depth_exr: bool = False
+    colmap_text: bool = False
+    min_registered: float = 0.0
+    strict: bool = False
+    overwrite: bool = False
+    resume: bool = False
+    license_policy: Literal["any", "commercial"] = "any"
+    offline: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """What decides the result, as the manifest gives it back when it is read."""
+        values = dataclasses.asdict(self)
+        for name in ("output", "overwrite", "resume"):
+            del values[name]
+        return json.loads(json.dumps(values, default=os.fspath))
+
+    def formats(self) -> list[str]:
+        """Names of the exporters to run."""
+        mesh = {"tsdf": ["mesh"], "poisson": ["mesh-poisson"], "none": []}[self.mesh]
+        names = [name for export in self.exports for name in (mesh if export == "mesh" else [export])]
+        if self.depth_exr and "depth-exr" not in names:
+            names.append("depth-exr")
+        if self.colmap_text and "colmap-text" not in names:
+            names.append("colmap-text")
+        return names
+
+    def finished(self) -> dict[str, Any] | None:
+        """The manifest of an existing output that was made with the same options.
+
+        How the photos and masks were named does not count: the fingerprint of the input tells whether they are the
+        same.
+        """
+        from flarecli.export.manifest import MANIFEST_NAME, read_manifest
+
+        if not (self.output / MANIFEST_NAME).is_file():
+            return None
+        try:
+            manifest = read_manifest(self.output)
+        except InputError:
+            return None  # not readable as ours: it will be refused or replaced by the rules for outputs
+        made, asked = (
+            {name: value for name, value in options.items() if name not in ("input", "sources", "masks")}
+            for options in (manifest.get("options", {}), self.options())
+        )
+        return manifest if made == asked else None
+
+    def exit_code(self, manifest: Mapping[str, Any]) -> int:
+        """0, or 6 where fewer photos than asked for have a verified camera."""
+        photos = manifest["photos"]
+        verified = sum(photo["status"] == "verified" for photo in photos)
+        good = verified if self.refine != "none" else sum(photo["status"] != "dropped" for photo in photos)
+        return 0 if good >= self.min_registered * len(photos) else PartialResult.exit_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneResult:
+    """What one job did.
+
+    Attributes:
+        output: folder that was written.
+        exit_code: 0, or 6 when fewer photos than asked for have verified cameras.
+        manifest: the content of flare.json.
+        resumed: whether an existing result was kept.
+    """
+
+    output: Path
+    exit_code: int
+    manifest: dict[str, Any] = field(default_factory=dict)
+    resumed: bool = False
