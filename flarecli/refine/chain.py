@@ -17,23 +17,24 @@ from flarecli.refine.candidate import Candidate, MatchGraph, Pair
 from flarecli.refine.lens import Lenses
 from flarecli.refine.twoview import RelativePose, relative_pose
 
+MIN_SUPPORT = 12
+"""Matches that must agree on the pose of a pair."""
+
 _MIN_PARALLAX_DEG = 1.0
 _MIN_SHARED = 5
 
 
-def relative_poses(
-    graph: MatchGraph, lenses: Lenses, *, min_support: int, seed: int, threads: int = 1
-) -> dict[Pair, RelativePose]:
-    """Robust calibrated pose of every matched pair that at least ``min_support`` matches agree on."""
+def relative_poses(graph: MatchGraph, lenses: Lenses, *, seed: int, threads: int = 1) -> dict[Pair, RelativePose]:
+    """Robust calibrated pose of every matched pair that enough matches agree on."""
 
     def pose_of(pair: Pair) -> RelativePose | None:
         focal = lenses.focal_px(pair[0]), lenses.focal_px(pair[1])
         return relative_pose(*graph.rays(pair, lenses), focal, graph.threshold_px(lenses, pair), seed)
 
-    enough = [pair for pair, matches in graph.matches.items() if len(matches) >= min_support]
+    enough = [pair for pair, matches in graph.matches.items() if len(matches) >= MIN_SUPPORT]
     with ThreadPoolExecutor(threads) as pool:
         poses = zip(enough, pool.map(pose_of, enough), strict=True)
-    return {pair: pose for pair, pose in poses if pose is not None and pose.support >= min_support}
+    return {pair: pose for pair, pose in poses if pose is not None and pose.support >= MIN_SUPPORT}
 
 
 def chain_candidate(graph: MatchGraph, poses: Mapping[Pair, RelativePose], lenses: Lenses) -> Candidate | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,18 +17,16 @@ import numpy as np
 
 from flarecli.geometry.transforms import align_cameras, invert_rigid
 from flarecli.refine.bundle import MIN_OBSERVATIONS, Adjusted, BundleOptions, adjust
+from flarecli.refine.calibrate import calibrate
 from flarecli.refine.candidate import Candidate, MatchGraph, Pair, pair_inliers, support
-from flarecli.refine.chain import chain_candidate, grow, relative_poses
+from flarecli.refine.chain import MIN_SUPPORT, chain_candidate, grow, relative_poses
 from flarecli.refine.database import match_pairs, update_cameras, verify_pairs, write_database, write_matches
 from flarecli.refine.features import Features
-from flarecli.refine.focal import FocalEstimate, combine_profiles
 from flarecli.refine.lens import Lenses
 from flarecli.refine.mapping import global_candidates, incremental_candidates
-from flarecli.refine.twoview import FocalProfile, RelativePose, focal_profile, refine_with_focal
+from flarecli.refine.twoview import RelativePose
 
-_PROFILE_PAIRS = 12
 _FEW_PHOTOS = 12
-_MIN_SUPPORT = 12
 _PARALLAX = 0.5  # degrees; the same as triangulation asks for
 _KEEP = 0.98  # an adjustment may cost this little support: it trades a few border matches for accuracy
 _EXPLAINED = 0.7  # of the pairwise support must agree with every photo for a candidate to convince
@@ -193,7 +190,7 @@ class _Solver:
 
     def _poses(self, lenses: Lenses) -> dict[Pair, RelativePose]:
         seed, threads = self.options.seed, self.options.threads
-        return relative_poses(self.graph, lenses, min_support=_MIN_SUPPORT, seed=seed, threads=threads)
+        return relative_poses(self.graph, lenses, seed=seed, threads=threads)
 
     def _judge(self, candidate: Candidate) -> Tried:
         before = self._score(candidate)
@@ -238,7 +235,7 @@ class _Solver:
         """
         agreeing, possible = np.zeros(self.count), np.zeros(self.count)
         for pair, good in pair_inliers(self.graph, candidate).items():
-            if pair in poses and poses[pair].support >= 2 * _MIN_SUPPORT:
+            if pair in poses and poses[pair].support >= 2 * MIN_SUPPORT:
                 for photo in pair:
                     possible[photo] += poses[pair].support
                     agreeing[photo] += min(float(good.sum()), poses[pair].support)
@@ -272,54 +269,6 @@ class _Solver:
         if proposals and not best.posed.all():
             best = _fill_from_network(best, proposals[0]())
         return Solution(best, adjusted, strength, verified, convincing, self.graph, self.scores)
-
-
-def calibrate(graph: MatchGraph, lenses: Lenses, seed: int, threads: int = 1) -> Lenses:
-    """Focal lengths of unknown groups from the focal profiles of their best-matched pairs.
-
-    Pairs across two groups are taken to have the same field of view; they count only for groups that have no pair of
-    their own.
-    """
-    if not (lenses.sigma > 0).any():
-        return lenses
-    ranked = sorted(graph.matches, key=lambda pair: len(graph.matches[pair]), reverse=True)
-    ratio, sigma = lenses.K[:, 0, 0] / lenses.size_hw.max(1), lenses.sigma.copy()
-    for group in np.flatnonzero(lenses.sigma > 0).tolist():
-        own = [pair for pair in ranked if lenses.group[pair[0]] == lenses.group[pair[1]] == group]
-        mixed = [pair for pair in ranked if group in (lenses.group[pair[0]], lenses.group[pair[1]])]
-        chosen = (own or mixed)[:_PROFILE_PAIRS]
-        with ThreadPoolExecutor(threads) as pool:
-            found = pool.map(lambda pair: _profile(graph, lenses, pair, seed), chosen)
-        profiles = [profile for profile in found if profile is not None]
-        estimate = combine_profiles(profiles, FocalEstimate(float(ratio[group]), float(sigma[group])), graph.weight)
-        ratio[group], sigma[group] = estimate.ratio, max(estimate.sigma, 1e-3)
-    calibrated = lenses.with_focal_ratio(ratio.tolist(), sigma.tolist())
-    if len(lenses.group) == 2 and len(graph.matches) == 1:
-        return _calibrate_pair(graph, calibrated, seed)
-    return calibrated
-
-
-def _profile(graph: MatchGraph, lenses: Lenses, pair: Pair, seed: int) -> FocalProfile | None:
-    a, b = graph.pixels(pair)
-    centre_a, centre_b = lenses.K[lenses.group[pair[0]], :2, 2], lenses.K[lenses.group[pair[1]], :2, 2]
-    sides = lenses.long_side(pair[0]), lenses.long_side(pair[1])
-    return focal_profile(a - centre_a, b - centre_b, sides, graph.threshold_px(lenses, pair), seed)
-
-
-def _calibrate_pair(graph: MatchGraph, lenses: Lenses, seed: int) -> Lenses:
-    """For two photos: settle pose and focal length together, which bundle adjustment can't do without a prior."""
-    pair = next(iter(graph.matches))
-    poses = relative_poses(graph, lenses, min_support=_MIN_SUPPORT, seed=seed)
-    if pair not in poses or not (lenses.sigma > 0).all():
-        return lenses
-    a, b = graph.pixels(pair)
-    centres = lenses.K[lenses.group[0], :2, 2], lenses.K[lenses.group[1], :2, 2]
-    focal = lenses.focal_px(pair[0]), lenses.focal_px(pair[1])
-    sigma = float(np.clip(lenses.sigma.max(), 0.02, 0.35))
-    noise = 0.5 * graph.threshold_px(lenses, pair)
-    _, _, factor = refine_with_focal(poses[pair], a - centres[0], b - centres[1], focal, noise, sigma)
-    ratio = lenses.K[:, 0, 0] / lenses.size_hw.max(1) * factor
-    return lenses.with_focal_ratio(ratio.tolist(), lenses.sigma.tolist())
 
 
 def _depths(adjusted: Adjusted) -> dict[int, dict[int, float]]:

@@ -27,7 +27,7 @@ def permuted(scene: Exact, order: list[int]) -> MatchGraph:
 
 
 def test_exact_pairs_give_exact_cameras(scene):
-    poses = relative_poses(scene.graph, scene.lenses, min_support=12, seed=0)
+    poses = relative_poses(scene.graph, scene.lenses, seed=0)
     assert set(poses) == set(scene.graph.matches)
     found = chain_candidate(scene.graph, poses, scene.lenses)
     assert found is not None and found.posed.all() and found.origin == "chain"
@@ -37,7 +37,7 @@ def test_exact_pairs_give_exact_cameras(scene):
 
 def test_the_scale_of_each_step_comes_from_shared_points(scene):
     """Only the chain 0-1-2-3 is known; every step's unit baseline must become its true length."""
-    poses = relative_poses(scene.graph, scene.lenses, min_support=12, seed=0)
+    poses = relative_poses(scene.graph, scene.lenses, seed=0)
     chain = {pair: poses[pair] for pair in ((0, 1), (1, 2), (2, 3))}
     found = chain_candidate(scene.graph, chain, scene.lenses)
     assert found is not None and found.posed.all()
@@ -49,7 +49,7 @@ def test_the_scale_of_each_step_comes_from_shared_points(scene):
 def test_the_order_of_the_photos_does_not_matter(scene):
     order = [2, 0, 3, 1]
     graph = permuted(scene, order)
-    poses = relative_poses(graph, scene.lenses, min_support=12, seed=0)
+    poses = relative_poses(graph, scene.lenses, seed=0)
     found = chain_candidate(graph, poses, scene.lenses)
     assert found is not None and found.posed.all()
     angle, offset = pose_errors(found.c2w, scene.truth.c2w[order])
@@ -57,7 +57,7 @@ def test_the_order_of_the_photos_does_not_matter(scene):
 
 
 def test_known_depths_fix_the_scale_of_a_new_step(scene):
-    poses = relative_poses(scene.graph, scene.lenses, min_support=12, seed=0)
+    poses = relative_poses(scene.graph, scene.lenses, seed=0)
     posed = np.array([True, False, False, False])
     start = Candidate("start", np.array(scene.truth.c2w), posed, scene.lenses)
     w2c, tracks = scene.cameras.w2c[0], scene.tracks
@@ -71,7 +71,7 @@ def test_known_depths_fix_the_scale_of_a_new_step(scene):
 
 
 def test_the_largest_group_wins_and_others_stay_out(scene):
-    poses = relative_poses(scene.graph, scene.lenses, min_support=12, seed=0)
+    poses = relative_poses(scene.graph, scene.lenses, seed=0)
     found = chain_candidate(scene.graph, {pair: poses[pair] for pair in ((0, 1), (0, 2))}, scene.lenses)
     assert found is not None and found.posed.tolist() == [True, True, True, False]
     assert chain_candidate(scene.graph, {}, scene.lenses) is None
@@ -79,7 +79,7 @@ def test_the_largest_group_wins_and_others_stay_out(scene):
 
 def test_pairs_with_little_support_are_no_pairs(scene):
     few = MatchGraph(scene.graph.features, {pair: index[:10] for pair, index in scene.graph.matches.items()})
-    assert relative_poses(few, scene.lenses, min_support=12, seed=0) == {}
+    assert relative_poses(few, scene.lenses, seed=0) == {}
 
 
 def test_the_truth_is_supported_by_all_matches_and_a_wrong_camera_is_not(scene):

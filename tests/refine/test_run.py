@@ -112,6 +112,25 @@ def test_two_photos_of_unknown_focal_length_are_not_certain(two):
     assert 0 < guessed <= 0.7 < known
 
 
+def test_the_better_start_is_asked_for_only_where_features_do_not_convince(scene, photos, tmp_path):
+    asked = []
+
+    def better() -> Reconstruction:
+        asked.append(True)
+        return predicted(scene)
+
+    priors = priors_of(scene.reconstruction.cameras)
+    refine(predicted(scene), photos, priors, OPTIONS, better=better)
+    assert not asked
+    for index, name in enumerate(scene.reconstruction.image_names):
+        column = np.linspace(40 + 10 * index, 180, 320)
+        Image.fromarray(np.tile(column[None, :, None], (240, 1, 3)).astype(np.uint8)).save(tmp_path / "photos" / name)
+    plain = load_photos([tmp_path / "photos"]).photos
+    found = refine(predicted(scene, 60.0), plain, priors, OPTIONS, better=better)
+    assert len(asked) == 1
+    assert pose_errors(found.cameras.c2w, predicted(scene).cameras.c2w)[0] < 1e-4
+
+
 def test_the_direct_focal_length_is_the_second_opinion(two):
     photos, initial = two
     priors = priors_of(initial.cameras, sigma=0.35)

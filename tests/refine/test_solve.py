@@ -8,7 +8,7 @@ import pytest
 from flarecli.refine import solve as solving
 from flarecli.refine.candidate import Candidate, pair_inliers, support
 from flarecli.refine.database import write_database
-from flarecli.refine.solve import SolveOptions, calibrate, solve
+from flarecli.refine.solve import SolveOptions, solve
 
 from .exact import Exact, descriptors, exact, features_of, pose_errors, shaken
 
@@ -30,20 +30,6 @@ def test_cameras_wrong_by_twenty_degrees_become_right(scene):
     angle, offset = pose_errors(solution.candidate.c2w, scene.truth.c2w)
     assert angle < 0.05 and offset < 0.01
     assert max(solution.scores.values()) > 100
-
-
-def test_an_unknown_focal_length_is_found_from_the_matches():
-    scene = exact(4, sigma=0.35, noise_px=0.2)
-    K = scene.lenses.K.copy()
-    K[:, [0, 1], [0, 1]] *= 0.8
-    lenses = replace(scene.lenses, K=K)
-    true = scene.lenses.K[0, 0, 0]
-    assert calibrate(scene.graph, lenses, 0).K[0, 0, 0] == pytest.approx(true, rel=0.08)
-    solution = solve(scene.graph.features, lenses, ALL_PAIRS, [], SolveOptions(threads=1))
-    assert solution.candidate.lenses.K[0, 0, 0] == pytest.approx(true, rel=0.02)
-    assert pose_errors(solution.candidate.c2w, scene.truth.c2w)[0] < 0.5
-    known = replace(lenses, sigma=np.zeros(1))
-    assert calibrate(scene.graph, known, 0) is known
 
 
 def test_a_photo_without_matches_keeps_the_networks_camera_in_the_common_world(scene):
