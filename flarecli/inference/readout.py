@@ -7,6 +7,7 @@ pixels is taken.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,8 @@ class View:
         depth: z-depth from the camera-centric map, scaled to the global one.
         confidence: of the global map.
         pose_from: "head", "pnp" or "procrustes".
+        proposals: the poses by these names that ``c2w`` was chosen from; they stay in the frame of the window's
+            reference when the view is moved.
         gaussians: one per pixel in row-major order, in the camera's own frame, or None where the network has none.
     """
 
@@ -47,6 +50,7 @@ class View:
     depth: Float[np.ndarray, "H W"]
     confidence: Float[np.ndarray, "H W"]
     pose_from: str
+    proposals: Mapping[str, np.ndarray]
     gaussians: Gaussians | None = None
 
 
@@ -138,7 +142,7 @@ def _read_view(
     scale = float(np.median(ratio[ratio > 0])) if (ratio > 0).any() else 1.0
     depth = np.where(local[..., 2] > 0, local[..., 2] * scale, 0.0)
     focal = float(np.sqrt(K[0, 0] * K[1, 1]))
-    return View(photo, c2w, focal, points, np.nan_to_num(depth, posinf=0.0), weight, best)
+    return View(photo, c2w, focal, points, np.nan_to_num(depth, posinf=0.0), weight, best, candidates)
 
 
 def _pose_candidates(
