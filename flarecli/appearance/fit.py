@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flarecli.appearance.photos import View, psnr, show
+from flarecli.appearance.photos import View, show
 from flarecli.appearance.poses import moved_cameras
-from flarecli.appearance.quality import ssim
+from flarecli.render.quality import psnr, ssim
 from flarecli.render.rasterize import render
 from flarecli.render.splats import Splats
 

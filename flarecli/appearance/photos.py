@@ -19,7 +19,6 @@ from flarecli.runtime import resolve_device
 from flarecli.scene.reconstruction import Reconstruction
 
 Progress = Callable[[str, int, int], None]
-_MIN_MSE = 1e-10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +125,3 @@ def show(splats: Splats, view: View, *, antialiased: bool = False, with_normals:
     return render(
         splats, view.w2c[None], view.K[None], view.size_hw, antialiased=antialiased, with_normals=with_normals
     )
-
-
-def psnr(
-    picture: Float[Tensor, "H W 3"], truth: Float[Tensor, "H W 3"], weight: Float[Tensor, "H W"] | None = None
-) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [0, 1], over pixels that count; 100 where they are equal."""
-    squared = (picture.clamp(0, 1) - truth).square().mean(-1)
-    mean = squared.mean() if weight is None else (squared * weight).sum() / weight.sum().clamp_min(1)
-    return float(-10 * torch.log10(mean.clamp_min(_MIN_MSE)))

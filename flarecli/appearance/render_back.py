@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from flarecli.appearance.photos import load_views, psnr, show
+from flarecli.appearance.photos import load_views, show
 from flarecli.export.gaussian_files import read_gaussians
+from flarecli.render.quality import psnr
 from flarecli.render.splats import Splats
 from flarecli.scene.reconstruction import Reconstruction
 

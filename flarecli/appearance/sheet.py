@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from flarecli.appearance.photos import Progress, View, psnr, show
+from flarecli.appearance.photos import Progress, View, show
 from flarecli.appearance.pictures import color_picture, depth_picture, error_picture, normals_picture
 from flarecli.errors import OutputError, OutputExists
+from flarecli.render.quality import psnr
 from flarecli.render.splats import Splats
 
 _TEXT_HEIGHT, _GAP, _COLUMNS = 14, 4, 5

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from flarecli.appearance.holdout import choose_held_out, gaussians_without
-from flarecli.appearance.photos import Progress, View, load_views, psnr, rendering_device, show
+from flarecli.appearance.photos import Progress, View, load_views, rendering_device, show
 from flarecli.appearance.poses import moved_cameras
-from flarecli.appearance.quality import ssim
 from flarecli.export.archive import load_scene
+from flarecli.render.quality import psnr, ssim
 from flarecli.render.splats import Splats
 
 if TYPE_CHECKING:

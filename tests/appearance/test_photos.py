@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flarecli.appearance.photos import load_views, psnr, scaled_size, show
+from flarecli.appearance.photos import load_views, scaled_size, show
 from flarecli.errors import InputError
 from flarecli.export.splats import gaussians_from_points
+from flarecli.render.quality import psnr
 from flarecli.render.splats import Splats
 
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from flarecli.appearance.holdout import gaussians_without
-from flarecli.appearance.photos import load_views, psnr, show
+from flarecli.appearance.photos import load_views, show
 from flarecli.appearance.poses import moved_cameras
 from flarecli.cli.app import run
 from flarecli.errors import WeightsError
 from flarecli.evaluate.lpips import Lpips
 from flarecli.evaluate.novel_views import NovelViewOptions, align_camera, evaluate_novel_views
 from flarecli.export.archive import save_scene
+from flarecli.render.quality import psnr
 from flarecli.render.splats import Splats
 from tests.synthetic import make_scene
 

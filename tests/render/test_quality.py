@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flarecli.appearance.quality import ssim, ssim_map
+from flarecli.render.quality import ssim, ssim_map
 
 
 def pictures(seed=0):

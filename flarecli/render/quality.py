@@ -1,4 +1,4 @@
-"""Structural similarity of pictures, as a figure and as a loss (torch, differentiable)."""
+"""Likeness of pictures: PSNR, and structural similarity as a figure and as a loss (torch, differentiable)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
+_MIN_MSE = 1e-10
 
 
 @functools.cache
@@ -49,3 +50,12 @@ def ssim(a: Float[Tensor, "H W 3"], b: Float[Tensor, "H W 3"], weight: Float[Ten
         return similarity.mean()
     inner = weight[_WINDOW // 2 : -(_WINDOW // 2), _WINDOW // 2 : -(_WINDOW // 2)]
     return (similarity * inner).sum() / inner.sum().clamp_min(1)
+
+
+def psnr(
+    picture: Float[Tensor, "H W 3"], truth: Float[Tensor, "H W 3"], weight: Float[Tensor, "H W"] | None = None
+) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [0, 1], over pixels that count; 100 where they are equal."""
+    squared = (picture.clamp(0, 1) - truth).square().mean(-1)
+    mean = squared.mean() if weight is None else (squared * weight).sum() / weight.sum().clamp_min(1)
+    return float(-10 * torch.log10(mean.clamp_min(_MIN_MSE)))
