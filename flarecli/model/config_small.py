@@ -8,6 +8,10 @@ from typing import Any, Literal, get_args
 Conditioning = Literal["cascade", "coarse", "direct"]
 
 
+GAUSSIAN_PART = "gaussian_head."
+"""How the names of the Gaussian head's weights begin; files from before it have none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlareSmallConfig:
     """Numbers that define a :class:`~flarecli.model.flare_small.FlareSmall`.
@@ -29,6 +33,9 @@ class FlareSmallConfig:
         rope_span: rotary positions run over this many units along the long side, whatever the image size.
         conditioning: which poses stages 2 and 3 see and stand on: each the pose found before it (cascade), both the
             coarse one (coarse), or none (direct): points are then regressed in the frame of view 0 from features alone.
+        gaussians: whether there is a Gaussian head; weights from before it have none.
+        gaussian_detail: channels that its tokens and fine features have at full resolution.
+        gaussian_width: channels of its convolutions at full resolution.
     """
 
     stem: tuple[int, ...]
@@ -45,6 +52,9 @@ class FlareSmallConfig:
     pose_iterations: int = 3
     rope_span: float = 12.0
     conditioning: Conditioning = "cascade"
+    gaussians: bool = False
+    gaussian_detail: int = 12
+    gaussian_width: int = 32
 
     def __post_init__(self) -> None:
         if len(self.stem) < 2:
@@ -95,8 +105,11 @@ SIZES = {
         local_pairs=1,
         head_channels=8,
         pose_iterations=2,
+        gaussians=True,
+        gaussian_detail=4,
+        gaussian_width=8,
     ),
-    "xs": FlareSmallConfig(stem=(24, 64, 128), encoder_depth=3, width=128),
+    "xs": FlareSmallConfig(stem=(24, 64, 128), encoder_depth=3, width=128, gaussians=True),
     "s": FlareSmallConfig(
         stem=(40, 80, 160, 320),
         encoder_depth=6,
@@ -105,6 +118,7 @@ SIZES = {
         global_pairs=2,
         head_channels=64,
         pose_iterations=4,
+        gaussians=True,
     ),
 }
 """tiny is for tests, xs for training on a CPU, s for a GPU; each also as -coarse and -direct, to compare with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from flarecli.errors import WeightsError
-from flarecli.model.checkpoints import convert, load_weights
+from flarecli.model.checkpoints import convert, load_weights, read_state_dict
 from flarecli.model.config import find_model
+from flarecli.model.config_small import GAUSSIAN_PART, FlareSmallConfig
 from flarecli.model.digests import remembered_sha256
 from flarecli.model.hub import LicencePolicy, first_use_notice, licence_check, locate, pull_hint, weights_of
 from flarecli.model.spec import ModelSpec
@@ -57,6 +58,16 @@ def network_builder(spec: ModelSpec) -> Callable[[], nn.Module]:
     return lambda: network_class(spec.config)
 
 
+def _builder_for(spec: ModelSpec, path: Path) -> Callable[[], nn.Module]:
+    """As :func:`network_builder`, without a Gaussian head for weights that are older than it."""
+    config = spec.config
+    if isinstance(config, FlareSmallConfig) and config.gaussians:
+        names = read_state_dict(path)
+        if not any(name.startswith(GAUSSIAN_PART) for name in names):
+            spec = replace(spec, config=replace(config, gaussians=False))
+    return network_builder(spec)
+
+
 def load_model(
     name: str,
     *,
@@ -80,12 +91,12 @@ def load_model(
     """
     spec = find_model(name)
     licence_check(spec, license_policy)
-    build, device = network_builder(spec), torch.device(device)
+    device = torch.device(device)
     path = locate(spec, weights)
     if path is None and spec.weights is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = build().eval().to(device)
+            network = network_builder(spec)().eval().to(device)
         return LoadedModel(cast("GeometryNetwork", network), spec, None, None, "none")
     if path is None:
         hint = pull_hint(spec)
@@ -93,7 +104,7 @@ def load_model(
             hint += " (needs the network; or copy the file here and give it with --weights)"
         raise WeightsError(f"the weights of {name} ({weights_of(spec).filename}) are not on this machine", hint)
     rules = () if spec.weights is None else spec.weights.key_rules
-    network = load_weights(build, path, device, rules)
+    network = load_weights(_builder_for(spec, path), path, device, rules)
     if notice := first_use_notice(spec):
         LOGGER.info(notice)
     licence = "none" if spec.weights is None else spec.weights.licence

@@ -1,4 +1,4 @@
-"""Parts of the small network: convolutional stem, match prior, iterative pose head, dense heads."""
+"""Parts of the small network: convolutional stem, match prior, stages, iterative pose head, dense heads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from flarecli.model.config_small import FlareSmallConfig
 from flarecli.model.layers import EncBlock, Mlp
+from flarecli.model.small_grid import Grid
+from flarecli.model.small_pose import POSE_NUMBERS
 
-POSE_NUMBERS = 8
-"""A raw pose: translation 3, quaternion wxyz 4, log of focal length / long side."""
 _MAX_LOG_SCALE = 8.0
 
 
@@ -103,6 +103,31 @@ class MatchPrior(nn.Module):
         return self.from_others(average) + functional.pad(reference, (0, 0, 0, 0, 1, 0)), logits
 
 
+class Stage(nn.Module):
+    """Pairs of a block within each view and a block across all views; token 0 of each view is its camera."""
+
+    def __init__(self, config: FlareSmallConfig, pairs: int) -> None:
+        super().__init__()
+        heads = config.width // config.head_width
+        self.head_width = config.head_width
+        self.within = nn.ModuleList(EncBlock(config.width, heads) for _ in range(pairs))
+        self.across = nn.ModuleList(EncBlock(config.width, heads) for _ in range(pairs))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(
+        self, cameras: Float[Tensor, "B V C"], tokens: Float[Tensor, "B V N C"], grid: Grid
+    ) -> tuple[Float[Tensor, "B V C"], Float[Tensor, "B V N C"]]:
+        """Updated and normalised camera and image tokens."""
+        x = torch.cat([cameras[:, :, None].to(tokens.dtype), tokens], 2)
+        batch, views, count, _ = x.shape
+        view_rope, scene_rope = grid.rope(self.head_width, True, False), grid.rope(self.head_width, True, True)
+        for within, across in zip(self.within, self.across, strict=True):
+            x = within(x.flatten(0, 1), view_rope).view(batch, views * count, -1)
+            x = across(x, scene_rope).view(batch, views, count, -1)
+        x = self.norm(x)
+        return x[:, :, 0], x[:, :, 1:]
+
+
 class PoseHead(nn.Module):
     """Camera tokens of all views to poses, corrected several times.
 
@@ -138,13 +163,6 @@ class PoseHead(nn.Module):
             pose = pose + self.out(self.norm(state)).float() * frozen
             answers.append(pose)
         return answers
-
-
-def initial_pose(batch: int, views: int, device: torch.device) -> Float[Tensor, "B V 8"]:
-    """Identity with focal length equal to the long side."""
-    pose = torch.zeros(batch, views, POSE_NUMBERS, device=device)
-    pose[..., 3] = 1
-    return pose
 
 
 class DenseHead(nn.Module):

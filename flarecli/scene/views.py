@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,25 +55,31 @@ class Views:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GaussianMaps:
-    """One Gaussian per pixel of V views; its centre is the pixel's point in the frame of the reference camera.
+    """One Gaussian per pixel of V views; activated values, landscape storage as :attr:`Prediction.points_global`.
 
-    Same storage layout, frame and unit as :attr:`Prediction.points_global`; activated values.
+    The centre is the pixel's global point, and frame and unit are those of the global points. Gaussians that are
+    ``on_rays`` lie on the rays of their pixels instead, at whatever depth is known there in the end: their axes are in
+    the frame of their own upright camera and the unit of their scales is the footprint of the pixel, which is depth /
+    focal length.
 
     Attributes:
         scales: standard deviations along the three axes.
         quats_wxyz: orientation of the axes, real part first; of unit length but for pixels without a direction.
         opacities: in [0, 1].
         sh: spherical-harmonic colours; colour = 0.5 + sum(sh * basis).
+        on_rays: whether they wait for a depth, as above.
     """
 
     scales: Float[Tensor, "*v H W 3"]
     quats_wxyz: Float[Tensor, "*v H W 4"]
     opacities: Float[Tensor, "*v H W"]
     sh: Float[Tensor, "*v H W D 3"]
+    on_rays: bool = False
 
     def map(self, change: Callable[[Tensor], Tensor]) -> GaussianMaps:
         """The same maps with every tensor changed."""
-        return GaussianMaps(*(change(getattr(self, field.name)) for field in fields(self)))
+        names = ("scales", "quats_wxyz", "opacities", "sh")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,6 +21,7 @@ from flarecli.train.checkpoint import load_shards, load_state
 from flarecli.train.config import Phase, TrainConfig
 from flarecli.train.data import ShardPlan, ShardSource, prerender
 from flarecli.train.evaluate import evaluate_synthetic
+from flarecli.train.evaluate_rendering import evaluate_rendering
 from flarecli.train.generator import Generator
 from flarecli.train.loop import run
 from flarecli.train.losses import LossWeights
@@ -37,12 +38,25 @@ PHASES = {
         Phase(share=0.6, stages=3, images=256, views=(2, 3, 4), view_weights=(0.6, 0.2, 0.2)),
     ),
     2: (Phase(share=1.0, images=256, views=(2, 3, 4, 6, 8), view_weights=(0.35, 0.15, 0.25, 0.1, 0.15)),),
+    3: (
+        Phase(
+            share=1.0,
+            images=96,
+            views=(2, 3, 4),
+            view_weights=(0.5, 0.25, 0.25),
+            train_only="gaussians",
+            targets=2,
+            halved=0.5,
+        ),
+    ),
 }
-"""What a phase trains: 1 begins with matching and coarse poses, 2 goes on with everything and up to 8 views."""
+"""What a phase trains: 1 begins with matching and coarse poses, 2 goes on with everything and up to 8 views, 3 teaches
+the Gaussian head of a network that stands still."""
 
 _CHECK_SCENES = 16
 _COLOUR_LIMIT = 0.1  # of the range: the same point in two photos; random pixels differ about twice as much
 _SAMPLES = 200
+_RENDERED = 64  # held-out scenes whose novel views are rendered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +133,9 @@ def run_phase(campaign: Campaign, on_progress: Callable[[str, int, int], None] |
     report["held_out"] = {
         views: evaluate_synthetic(network, source, campaign.held_out, views, device) for views in (2, 4)
     }
+    if any(phase.train_only for phase in PHASES[campaign.phase]):
+        scenes = min(campaign.held_out, _RENDERED)
+        report["rendering"] = evaluate_rendering(network, source, scenes, 2, device)
     if campaign.photos:
         on_cpu = network.cpu()
         report["photos"] = {

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from flarecli.errors import InputError, WeightsError
+from flarecli.model.config_small import GAUSSIAN_PART
 
 MAX_SHARD = 16 * 2**20
 
@@ -87,6 +88,18 @@ def load_start(path: Path) -> dict[str, Tensor]:
         return {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"can't read {path}: {error}") from error
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Give a network its weights; a Gaussian head that they are older than keeps what it has.
+
+    Raises:
+        WeightsError: they are of another network.
+    """
+    missing, unknown = network.load_state_dict(tensors, strict=False)
+    missing = [name for name in missing if not name.startswith(GAUSSIAN_PART)]
+    if missing or unknown:
+        raise WeightsError(f"{source}: not the weights of this network", "check the size of the network")
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor], state: TrainState) -> None:

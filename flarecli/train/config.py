@@ -27,6 +27,9 @@ class Phase:
         views: numbers of views that occur.
         view_weights: how often each of them occurs.
         canvases: (height, width) of images rendered on the fly.
+        train_only: "gaussians" freezes everything but the Gaussian head and trains that by rendering.
+        targets: further views of each scene that the network does not see and that the rendering is judged by.
+        halved: share of the steps in which the network sees images of half the size of those that are rendered.
     """
 
     share: float
@@ -36,12 +39,19 @@ class Phase:
     views: tuple[int, ...] = (2,)
     view_weights: tuple[float, ...] = (1.0,)
     canvases: tuple[tuple[int, int], ...] = ((168, 224), (144, 224), (128, 224), (192, 192))
+    train_only: str | None = None
+    targets: int = 0
+    halved: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.views) != len(self.view_weights):
             raise InputError("views and view_weights of a phase must have the same length")
         if self.stages not in {1, 3}:
             raise InputError(f"stages of a phase must be 1 or 3, not {self.stages}")
+        if self.train_only not in {None, "gaussians"}:
+            raise InputError(f"train_only of a phase must be 'gaussians', not {self.train_only!r}")
+        if self.train_only is None and (self.targets or self.halved):
+            raise InputError("targets and halved are for phases with train_only = 'gaussians'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flarecli.model.flare_small import FlareSmall, SmallOutput, pose_matrices
+from flarecli.model.flare_small import FlareSmall
+from flarecli.model.small_output import SmallOutput
+from flarecli.model.small_pose import pose_matrices
 from flarecli.train.augment import augment
 from flarecli.train.data import ShardSource
 from flarecli.train.generator import Batch

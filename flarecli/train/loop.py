@@ -21,15 +21,17 @@ from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
 from flarecli.runtime import resolve_device
-from flarecli.train.checkpoint import TrainState, load_shards, load_start, load_state, save_checkpoint
+from flarecli.train.checkpoint import TrainState, fill, load_shards, load_start, load_state, save_checkpoint
 from flarecli.train.config import Phase, TrainConfig, load_config
 from flarecli.train.data import LiveSource, ShardSource, Source, vary
 from flarecli.train.evaluate import evaluate_synthetic
-from flarecli.train.generator import Generator
+from flarecli.train.evaluate_rendering import evaluate_rendering
+from flarecli.train.generator import Batch, Generator
 from flarecli.train.losses import compute_losses
 from flarecli.train.optimizer import build_optimizers, learning_rate_factor
 from flarecli.train.parallel import Workers, workers
 from flarecli.train.primitives import Draw
+from flarecli.train.render_loss import halved, rendering_losses
 from flarecli.train.targets import make_targets
 from flarecli.train.textures import list_textures, load_stack, split_textures
 
@@ -98,7 +100,8 @@ def _train(config: TrainConfig, together: Workers, on_progress: Progress | None)
             if done or minutes - saved >= config.checkpoint_minutes:
                 if together.leads:
                     _save(checkpoint, config, state)
-                    _log(log, state, {"validation": _validate(state, held_out)} if held_out else {})
+                    phase = config.phase_at(1.0 if done else config.progress(minutes, state.step))
+                    _log(log, state, {"validation": _validate(state, phase, held_out)} if held_out else {})
                 together.wait()
                 saved = minutes
             if done:
@@ -125,10 +128,10 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
         state = load_state(checkpoint)
         if state.size != config.size:
             raise InputError(f"{checkpoint} holds a network of size {state.size}, not {config.size}")
-        network.load_state_dict(load_shards(checkpoint, "model"))
-        ema.load_state_dict(load_shards(checkpoint, "ema"))
+        fill(network, load_shards(checkpoint, "model"), checkpoint)
+        fill(ema, load_shards(checkpoint, "ema"), checkpoint)
     elif config.start:
-        network.load_state_dict(load_start(Path(config.start)))
+        fill(network, load_start(Path(config.start)), Path(config.start))
         ema.load_state_dict(network.state_dict())
     network.to(device).train()
     ema.to(device).eval().requires_grad_(False)
@@ -159,10 +162,8 @@ def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, progre
     views = phase.views[int(draw.choice(phase.view_weights, 1))]
     scenes = max(1, phase.images // views)
     on_device = draw if state.device.type == "cpu" else Draw.seeded(seed, state.device)
-    batch = vary(source.next(draw, scenes, views).to(state.device), on_device)
-    with _autocast(state.device):
-        out = state.network(batch.rgb, batch.portrait, phase.stages)
-    terms = compute_losses(out, make_targets(batch), config.weights, on_device)
+    batch = vary(source.next(draw, scenes, views + phase.targets).to(state.device), on_device)
+    terms = _terms(config, phase, state, batch, on_device)
     loss = torch.stack(list(terms.values())).sum()
     state.network.zero_grad(set_to_none=True)
     loss.backward()
@@ -179,6 +180,25 @@ def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, progre
     state.local_step += 1
     state.samples += scenes * state.workers.size
     return {**{name: float(term.detach()) for name, term in terms.items()}, "norm": float(norm), "rate": factor}
+
+
+def _terms(config: TrainConfig, phase: Phase, state: _Run, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+    """The weighted terms of a batch; where only the Gaussian head learns, the others stand still and see no noise."""
+    network, only_head = state.network, phase.train_only is not None
+    network.train(not only_head).requires_grad_(not only_head)
+    if not only_head:
+        with _autocast(state.device):
+            out = network(batch.rgb, batch.portrait, phase.stages)
+        return compute_losses(out, make_targets(batch), config.weights, draw)
+    network.gaussian_head.requires_grad_(True)
+    seen = batch.depth.shape[1] - phase.targets
+    small = bool(draw.chance(phase.halved, 1)) and not any(
+        side % (2 * network.config.patch) for side in batch.depth.shape[2:]
+    )
+    rgb = halved(batch, seen) if small else batch.rgb[:, :seen]
+    with _autocast(state.device):
+        out = network(rgb, batch.portrait[:, :seen], with_gaussians=True)
+    return rendering_losses(out, batch, config.weights, draw)
 
 
 def _autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -211,6 +231,8 @@ def _save(checkpoint: Path, config: TrainConfig, state: _Run) -> None:
     save_checkpoint(checkpoint, state.network.state_dict(), ema, reached)
 
 
-def _validate(state: _Run, held_out: ShardSource) -> dict[str, float]:
+def _validate(state: _Run, phase: Phase, held_out: ShardSource) -> dict[str, float]:
     with torch.random.fork_rng(devices=[]):
+        if phase.train_only is not None:
+            return evaluate_rendering(state.ema, held_out, scenes=24, seen=2, device=state.device)
         return evaluate_synthetic(state.ema, held_out, scenes=96, views=2, device=state.device)

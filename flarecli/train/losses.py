@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from flarecli.errors import InputError
-from flarecli.model.flare_small import PointMaps, SmallOutput, rotations
+from flarecli.model.small_output import PointMaps, SmallOutput
+from flarecli.model.small_pose import rotations
 from flarecli.train.primitives import Draw
 from flarecli.train.targets import Targets, centre_pixels, find_matches
 
@@ -30,6 +31,9 @@ class LossWeights:
         descriptor: dense correspondences.
         local: further factor on what stage 2 is taught, its refined pose and camera-centric points.
         samples: pixels per view whose dense correspondence is scored.
+        render: colours of rendered Gaussians, squared; the three of the rendering count in phases that train them.
+        render_detail: their structure.
+        render_depth: their depth.
     """
 
     pose: float = 1.0
@@ -39,6 +43,9 @@ class LossWeights:
     descriptor: float = 0.15
     local: float = 1.0
     samples: int = 64
+    render: float = 1.0
+    render_detail: float = 0.05
+    render_depth: float = 0.02
 
 
 def compute_losses(out: SmallOutput, targets: Targets, weights: LossWeights, draw: Draw) -> dict[str, Tensor]:

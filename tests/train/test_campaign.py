@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from flarecli.errors import InputError, VerificationError
+from flarecli.model.config_small import GAUSSIAN_PART
 from flarecli.train.campaign import PHASES, Campaign, check_renderer, run_phase
 from flarecli.train.checkpoint import MAX_SHARD, load_shards
 from tests.synthetic import make_scene
@@ -70,6 +72,13 @@ def test_the_script_trains_measures_and_leaves_everything_to_go_on_with(pack, po
     run_phase(start)
     before, after = (load_shards(each / "run" / "checkpoint", "ema") for each in (out, tmp_path / "next"))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+    head = replace(start, output=tmp_path / "head", minutes=5, phase=3, start=out / "run" / "checkpoint", max_steps=1)
+    report = run_phase(head)
+    assert report["rendering"]["psnr_exact"] > 3 and "held_out" in report
+    after = load_shards(tmp_path / "head" / "run" / "checkpoint", "ema")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith(GAUSSIAN_PART) for name in changed)
 
 
 def test_a_renderer_that_shows_two_worlds_is_caught(generator, monkeypatch):

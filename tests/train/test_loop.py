@@ -5,7 +5,8 @@ import torch
 
 from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
-from flarecli.model.flare_small import FlareSmall, rotations
+from flarecli.model.flare_small import FlareSmall
+from flarecli.model.small_pose import rotations
 from flarecli.train.checkpoint import load_shards
 from flarecli.train.config import TrainConfig, load_config
 from flarecli.train.data import ShardPlan, ShardSource, prerender
