@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flarecli.images.loading import PhotoSet
+    from flarecli.inference.readout import View
     from flarecli.model.loading import LoadedModel
     from flarecli.scene.priors import Priors
     from flarecli.scene.reconstruction import Reconstruction
@@ -98,7 +99,6 @@ def _reconstruct(
 ) -> Reconstruction:
     from flarecli.inference.assemble import assemble_views, scene_views
     from flarecli.inference.correspondences import dense_matches
-    from flarecli.inference.gaussians import place_gaussians
     from flarecli.inference.predict import predict
     from flarecli.inference.priors import collect_priors
     from flarecli.refine.dense import solve_from_matches
@@ -132,12 +132,9 @@ def _reconstruct(
         with clock("refine"):
             options = RefineOptions(mode=job.refine, preset=job.preset, threads=cpu_count(), seed=job.seed)
             result = refine(initial, photos, priors, options, on_progress, better=from_own_matches)
-    if any(view.gaussians is not None for view in views):
+    if any(view.gaussians is not None or view.on_rays is not None for view in views):
         with clock("gaussians"):
-            gaussians = place_gaussians(views, initial, result)
-            source = "network" if gaussians else "points; all that the network predicted lie behind their cameras"
-            note = {**result.provenance, "gaussians": source}
-            result = dataclasses.replace(result, gaussians=gaussians, provenance=note)
+            result = _with_gaussians(views, initial, result)
     provenance = {
         "name": model.spec.name,
         "weights": None if model.weights_path is None else model.weights_path.name,
@@ -149,6 +146,19 @@ def _reconstruct(
         verdicts=(*result.verdicts, *photo_set.dropped),
         provenance={**provenance, **result.provenance},
     )
+
+
+def _with_gaussians(views: Sequence[View], initial: Reconstruction, result: Reconstruction) -> Reconstruction:
+    """The result with what the network predicted, carried to where its photos ended up."""
+    from flarecli.inference.gaussians import place_gaussians
+
+    gaussians = place_gaussians(views, initial, result)
+    source = "network" if gaussians else "points; all that the network predicted lie behind their cameras"
+    note = {**result.provenance, "gaussians": source}
+    if any(view.on_rays is not None for view in views):
+        # They heed the depth of other photos too, which is worked out when they are asked for.
+        return dataclasses.replace(result, first_gaussians=gaussians, provenance=note)
+    return dataclasses.replace(result, gaussians=gaussians, provenance=note)
 
 
 def _write(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from flarecli.errors import InputError
-from flarecli.export.splats import gaussians_from_points
+from flarecli.export.gaussian_files import first_gaussians
 from flarecli.scene.gaussians import Gaussians
 from flarecli.scene.reconstruction import Reconstruction
 
@@ -46,16 +43,12 @@ def choose_held_out(names: Sequence[str], wanted: int | Sequence[str] | None = N
 
 
 def gaussians_without(reconstruction: Reconstruction, held_out: Sequence[str]) -> Gaussians:
-    """First Gaussians from the depth and colours of all photos but these.
+    """First Gaussians of all photos but these: those that a network predicted from them, else those of their points.
 
-    The cameras, and the depth maps aligned to them, were found with all photos: what is held out is appearance and
-    dense geometry.
+    The cameras, and the depth maps aligned to them, were found with all photos, and the network saw them all: what is
+    held out is appearance and dense geometry.
 
     Raises:
         InputError: the other photos have no dense points.
     """
-    away = [reconstruction.image_names.index(name) for name in held_out]
-    points = reconstruction.points
-    keep = ~np.isin(points.view_index, away)
-    rest = {each.name: getattr(points, each.name)[keep] for each in dataclasses.fields(points)}
-    return gaussians_from_points(dataclasses.replace(reconstruction, points=dataclasses.replace(points, **rest)))
+    return first_gaussians(reconstruction, [reconstruction.image_names.index(name) for name in held_out])

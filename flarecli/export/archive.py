@@ -28,11 +28,14 @@ def save_scene(reconstruction: Reconstruction, folder: Path) -> list[Path]:
     parts = {"cameras": reconstruction.cameras, "points": reconstruction.points, "tracks": reconstruction.tracks}
     if reconstruction.gaussians is not None:
         parts["gaussians"] = reconstruction.gaussians
+    if reconstruction.first_gaussians is not None:
+        parts["first_gaussians"] = reconstruction.first_gaussians
     parts |= {f"depth.{view}": part for view, part in enumerate(reconstruction.depth_maps) if part is not None}
     arrays = {
         f"{name}.{field.name}": getattr(part, field.name)
         for name, part in parts.items()
         for field in dataclasses.fields(part)
+        if getattr(part, field.name) is not None
     }
     header = {
         "format": "flarecli archive",
@@ -75,10 +78,14 @@ def load_scene(folder: Path) -> Reconstruction:
 
 def _assemble(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reconstruction:
     def part(kind: type, name: str) -> Any:
-        values = {field.name: arrays[f"{name}.{field.name}"] for field in dataclasses.fields(kind)}
+        values = {
+            field.name: arrays[f"{name}.{field.name}"]
+            for field in dataclasses.fields(kind)
+            if f"{name}.{field.name}" in arrays or field.default is dataclasses.MISSING
+        }
         for key, value in values.items():
-            if value.dtype.kind not in "fiu":
-                raise ValueError(f"{name}.{key} is not numeric")
+            if value.dtype.kind not in "fiub":
+                raise ValueError(f"{name}.{key} holds no numbers")
         return kind(**values)
 
     verdicts = tuple(PhotoVerdict(**verdict) for verdict in header["verdicts"])
@@ -93,6 +100,7 @@ def _assemble(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reconstr
             part(DepthMap, f"depth.{view}") if there else None for view, there in enumerate(header["depth_maps"])
         ),
         gaussians=part(Gaussians, "gaussians") if header["has_gaussians"] else None,
+        first_gaussians=part(Gaussians, "first_gaussians") if "first_gaussians.means" in arrays else None,
         verdicts=verdicts,
         confidence=float(header["confidence"]),
         metric_scale=bool(header["metric_scale"]),

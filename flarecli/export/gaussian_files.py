@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from flarecli.errors import InputError
+from flarecli.export.occlusion import behind_measured
 from flarecli.export.ply import load_gaussians_ply, write_gaussians_ply
 from flarecli.export.splat import read_splat, write_splat
 from flarecli.export.splats import gaussians_from_points
@@ -18,19 +23,49 @@ GAUSSIAN_FILES = {"gaussians": "gaussians.ply", "splat": "gaussians.splat", "spz
 
 
 def scene_gaussians(reconstruction: Reconstruction) -> Gaussians:
-    """The reconstruction's own Gaussians, or first ones made from its dense points.
+    """The reconstruction's own Gaussians, those that the network predicted, or first ones made from its dense points.
 
     Raises:
-        InputError: it has neither.
+        InputError: it has none of them.
     """
-    own = reconstruction.gaussians
-    return gaussians_from_points(reconstruction) if own is None else own
+    if reconstruction.gaussians is not None:
+        return reconstruction.gaussians
+    return first_gaussians(reconstruction)
+
+
+def first_gaussians(reconstruction: Reconstruction, without: Sequence[int] = ()) -> Gaussians:
+    """Gaussians that no photo was fitted to: those that the network predicted, or made from the dense points.
+
+    Args:
+        reconstruction: the scene.
+        without: photos that contribute neither Gaussians nor measured depth.
+
+    Raises:
+        InputError: nothing of the other photos is there.
+    """
+    photos = [photo for photo in range(len(reconstruction)) if photo not in without]
+    if reconstruction.first_gaussians is not None:
+        return behind_measured(_of_photos(reconstruction.first_gaussians, photos), reconstruction, photos)
+    if reconstruction.gaussians is not None and reconstruction.gaussians.view_index is not None:
+        return _of_photos(reconstruction.gaussians, photos)  # of networks that place them by themselves
+    points = reconstruction.points
+    keep = np.isin(points.view_index, photos)
+    rest = {each.name: getattr(points, each.name)[keep] for each in dataclasses.fields(points)}
+    return gaussians_from_points(dataclasses.replace(reconstruction, points=dataclasses.replace(points, **rest)))
+
+
+def _of_photos(gaussians: Gaussians, photos: Sequence[int]) -> Gaussians:
+    assert gaussians.view_index is not None  # predicted ones know their photo
+    kept = gaussians.select(np.isin(gaussians.view_index, photos))
+    if not len(kept):
+        raise InputError("the network predicted no Gaussians for these photos", "reconstruct with other photos")
+    return kept
 
 
 def write_gaussians(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]:
     """Write ``gaussians.ply``."""
     origin = "initial, from the dense points"
-    if reconstruction.gaussians is not None:
+    if reconstruction.gaussians is not None or reconstruction.first_gaussians is not None:
         origin = str(reconstruction.provenance.get("gaussians", "predicted"))
     path = scene_folder / GAUSSIAN_FILES["gaussians"]
     unit = "unit: metre" if reconstruction.metric_scale else "unit: arbitrary"

@@ -79,8 +79,9 @@ def build_manifest(
 
 def _count_gaussians(reconstruction: Reconstruction, exports: Mapping[str, list[str]]) -> int:
     """Gaussians of the scene, or those that were written as first ones: one per dense point."""
-    if reconstruction.gaussians is not None:
-        return len(reconstruction.gaussians)
+    for own in (reconstruction.gaussians, reconstruction.first_gaussians):
+        if own is not None:
+            return len(own)
     return len(reconstruction.points) if exports.get("gaussians") else 0
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 
+from flarecli.export.surface import edges, far_limit
 from flarecli.geometry.projection import denormalise, map_pixels, normalise, pixel_grid
 from flarecli.inference.readout import View
+from flarecli.render.rays import place_on_rays
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.gaussians import Gaussians
 from flarecli.scene.harmonics import rotate_sh
 from flarecli.scene.reconstruction import DepthMap, Reconstruction
+from flarecli.scene.views import GaussianMaps
 
 _MIN_SCALE = 1e-12
 
@@ -22,24 +27,32 @@ def place_gaussians(views: Sequence[View], initial: Reconstruction, final: Recon
     """Gaussians of all photos in the world of the final cameras; None where there are none.
 
     Refinement moves each photo's camera, changes its focal length and its depth map. A photo's Gaussians keep the
-    pixels that they project to, take part in the change of depth and turn with the camera. Those behind their camera
-    and those on pixels without depth (masked ones, for example) are left out, and so are unverified photos where others
-    are verified.
+    pixels that they project to, take part in the change of depth and turn with the camera. Those that wait for a depth
+    get that of the final map; where that is only the network's between measured pixels, they are larger and let more
+    through. Those behind their camera and those on pixels without depth (masked ones, for example) are left out, and
+    so are unverified photos where others are verified.
 
     Args:
         views: what the network said, in the world of ``initial``; one per photo.
         initial: the reconstruction before refinement.
         final: the same photos after it; may be ``initial`` itself.
     """
-    keep, cameras = _shown(final), (initial.cameras, final.cameras)
+    keep, cameras, far = _shown(final), (initial.cameras, final.cameras), far_limit(final)
     parts = []
     for index, view in enumerate(views):
         old, new = initial.depth_maps[index], final.depth_maps[index]
-        if view.gaussians is not None and keep[index] and old is not None and new is not None:
-            parts.append(_place(view.gaussians, (old, new), cameras, index))
+        if not keep[index] or old is None or new is None:
+            continue
+        part = None
+        if view.on_rays is not None:
+            part = _place_on_rays(view.on_rays, (old, new), cameras, index, far)
+        elif view.gaussians is not None:
+            part = _place(view.gaussians, (old, new), cameras, index)
+        if part is not None:
+            parts.append(replace(part, view_index=np.full(len(part), index)))
     if not any(map(len, parts)):
         return None
-    names = ("means", "scales", "quats_wxyz", "opacities", "sh")
+    names = ("means", "scales", "quats_wxyz", "opacities", "sh", "view_index")
     return Gaussians(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
@@ -74,13 +87,46 @@ def _place(
     )
 
 
+def _place_on_rays(
+    maps: GaussianMaps, depth_maps: tuple[DepthMap, DepthMap], cameras: tuple[Cameras, Cameras], photo: int, far: float
+) -> Gaussians:
+    """Gaussians on the final depth of their pixels, but for edges of the depth, where it is smeared, and the sky."""
+    old, new = depth_maps
+    initial, final = cameras
+    photo_from_old = initial.K[photo] @ np.linalg.inv(old.K)
+    new_from_old = new.K @ np.linalg.inv(final.K[photo]) @ photo_from_old  # through the pixels of the photo
+    there = (new.depth > 0) & (new.depth < far)
+    depth = _sampled(np.where(there & ~edges(new), new.depth, 0), old.depth.shape, new_from_old)
+    guessed = np.zeros(new.depth.shape, bool) if new.measured is None else ~new.measured
+    unmeasured = _sampled(guessed, old.depth.shape, new_from_old)
+    K = np.linalg.inv(photo_from_old) @ final.K[photo]
+    rays = normalise(K, pixel_grid(*old.depth.shape))
+    c2w = final.c2w[photo]
+    quat = Rotation.from_matrix(c2w[:3, :3]).as_quat(scalar_first=True)
+    splats = place_on_rays(
+        maps.map(lambda each: each.double()),
+        torch.from_numpy(np.concatenate([rays, np.ones_like(rays[..., :1])], -1)),
+        torch.from_numpy(depth.astype(np.float64)),
+        torch.from_numpy(unmeasured),
+        torch.tensor(float(np.sqrt(K[0, 0] * K[1, 1])), dtype=torch.float64),
+        torch.from_numpy(quat),
+        torch.from_numpy(np.array(c2w, np.float64)),
+    )
+    return splats.to_gaussians()
+
+
 def _depth_change(
     before: Float[np.ndarray, "H W"], after: Float[np.ndarray, "h w"], after_from_before: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, "H W"]:
     """Final over initial depth of every pixel of the initial map; 0 where either has none."""
-    height, width = before.shape
-    found = map_pixels(after_from_before, pixel_grid(height, width))
-    column, row = np.floor(found[..., 0]).astype(int), np.floor(found[..., 1]).astype(int)
-    inside = (row >= 0) & (row < after.shape[0]) & (column >= 0) & (column < after.shape[1])
-    sampled = np.where(inside, after[row.clip(0, after.shape[0] - 1), column.clip(0, after.shape[1] - 1)], 0)
+    sampled = _sampled(after, before.shape, after_from_before)
     return np.divide(sampled, before, out=np.zeros(before.shape), where=before > 0)
+
+
+def _sampled(values: np.ndarray, size_hw: tuple[int, ...], values_from_pixels: Float[np.ndarray, "3 3"]) -> np.ndarray:
+    """The nearest value at every pixel of a map of another size; 0 outside."""
+    found = map_pixels(values_from_pixels, pixel_grid(*size_hw))
+    column, row = np.floor(found[..., 0]).astype(int), np.floor(found[..., 1]).astype(int)
+    inside = (row >= 0) & (row < values.shape[0]) & (column >= 0) & (column < values.shape[1])
+    nearest = values[row.clip(0, values.shape[0] - 1), column.clip(0, values.shape[1] - 1)]
+    return np.where(inside, nearest, np.zeros((), values.dtype))

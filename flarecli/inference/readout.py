@@ -41,6 +41,7 @@ class View:
         proposals: the poses by these names that ``c2w`` was chosen from; they stay in the frame of the window's
             reference when the view is moved.
         gaussians: one per pixel in row-major order, in the camera's own frame, or None where the network has none.
+        on_rays: instead of those, upright Gaussians that wait for the depth of their pixels.
     """
 
     photo: int
@@ -52,6 +53,7 @@ class View:
     pose_from: str
     proposals: Mapping[str, np.ndarray]
     gaussians: Gaussians | None = None
+    on_rays: GaussianMaps | None = None
 
 
 def read_window(
@@ -79,9 +81,9 @@ def read_window(
         view = _read_view(photo, maps, head, row, K if known[photo] else None, head_focal)
         if prediction.gaussians is not None:
             parts = prediction.gaussians.map(lambda each, row=row: each[row])
-            view = replace(
-                view, gaussians=_in_camera(view, parts.map(lambda each: each.transpose(0, 1)) if turn else parts)
-            )
+            upright = parts.map(lambda each: each.transpose(0, 1)) if turn else parts
+            own = {"on_rays": upright} if parts.on_rays else {"gaussians": _in_camera(view, upright)}
+            view = replace(view, **own)
         views.append(view)
     return views
 

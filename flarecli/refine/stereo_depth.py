@@ -206,7 +206,7 @@ def _merged(
     if mask is not None:
         small = Image.fromarray(mask).resize(depth.shape[::-1], Image.Resampling.NEAREST)
         depth = np.where(np.asarray(small), depth, 0)
-    return DepthMap(depth, confidence, K)
+    return DepthMap(depth, confidence, K, measured & (depth > 0))
 
 
 def _drawn_to(depth: np.ndarray, anchors: np.ndarray) -> Float[np.ndarray, "H W"]:

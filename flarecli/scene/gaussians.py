@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from flarecli.scene.arrays import frozen
 
@@ -22,6 +22,7 @@ class Gaussians:
         quats_wxyz: unit quaternions of the axes, real part first.
         opacities: in [0, 1] (activated).
         sh: spherical-harmonic colours, D = (degree + 1)^2 coefficients; colour = 0.5 + sum(sh * basis).
+        view_index: the photo that each was predicted from, or None where they belong to no single one.
     """
 
     means: Float[np.ndarray, "N 3"]
@@ -29,6 +30,7 @@ class Gaussians:
     quats_wxyz: Float[np.ndarray, "N 4"]
     opacities: Float[np.ndarray, "N"]
     sh: Float[np.ndarray, "N D 3"]
+    view_index: Int[np.ndarray, "N"] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.means)
@@ -37,6 +39,8 @@ class Gaussians:
         object.__setattr__(self, "quats_wxyz", frozen(self.quats_wxyz, np.float32, (n, 4), "quats_wxyz"))
         object.__setattr__(self, "opacities", frozen(self.opacities, np.float32, (n,), "opacities"))
         object.__setattr__(self, "sh", frozen(self.sh, np.float32, (n, None, 3), "sh"))
+        if self.view_index is not None:
+            object.__setattr__(self, "view_index", frozen(self.view_index, np.int32, (n,), "view_index"))
         if self.sh.shape[1] not in (1, 4, 9, 16, 25):
             raise ValueError(f"sh must hold 1, 4, 9, 16 or 25 coefficients, not {self.sh.shape[1]}")
         if n and (self.scales.min() <= 0 or self.opacities.min() < 0 or self.opacities.max() > 1):
@@ -46,6 +50,12 @@ class Gaussians:
 
     def __len__(self) -> int:
         return len(self.means)
+
+    def select(self, keep: Bool[np.ndarray, "N"]) -> Gaussians:
+        """Those that are to be kept, in their order."""
+        views = None if self.view_index is None else self.view_index[keep]
+        parts = (self.means, self.scales, self.quats_wxyz, self.opacities, self.sh)
+        return Gaussians(*(part[keep] for part in parts), view_index=views)
 
     @property
     def sh_degree(self) -> int:

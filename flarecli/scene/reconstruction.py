@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from flarecli.scene.arrays import frozen
 from flarecli.scene.cameras import Cameras
@@ -101,16 +101,20 @@ class DepthMap:
         confidence: at least 1. Of a map that is the network's alone, the network's own; of a map with depth measured
             between photos, up to 10 where it is measured and below 2 elsewhere.
         K: intrinsics in the pixels of this map; distortion-free.
+        measured: pixels whose depth photos agree on; None for a map that is the network's alone.
     """
 
     depth: Float[np.ndarray, "H W"]
     confidence: Float[np.ndarray, "H W"]
     K: Float[np.ndarray, "3 3"]
+    measured: Bool[np.ndarray, "H W"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", frozen(self.depth, np.float32, (None, None), "depth"))
         object.__setattr__(self, "confidence", frozen(self.confidence, np.float32, self.depth.shape, "confidence"))
         object.__setattr__(self, "K", frozen(self.K, np.float64, (3, 3), "K"))
+        if self.measured is not None:
+            object.__setattr__(self, "measured", frozen(self.measured, np.bool_, self.depth.shape, "measured"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ class Reconstruction:
         tracks: sparse points with their observations.
         depth_maps: one per photo of ``image_names``; None entries where a photo has no depth.
         gaussians: Gaussians in the frame of the cameras, or None.
+        first_gaussians: Gaussians as the network predicted them, photo by photo, before the depth of other photos is
+            heeded (see :func:`flarecli.export.gaussian_files.scene_gaussians`), or None.
         verdicts: one per input photo, dropped ones included.
         confidence: confidence of the whole scene in [0, 1].
         metric_scale: whether the unit of the world is the metre.
@@ -158,6 +164,7 @@ class Reconstruction:
     verdicts: tuple[PhotoVerdict, ...] = ()
     confidence: float = 0.0
     metric_scale: bool = False
+    first_gaussians: Gaussians | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -166,3 +166,65 @@ def test_known_poses_carry_the_gaussians_too(setting, tmp_path: Path) -> None:
     for view in range(3):
         rows = slice(view * CANVAS[0] * CANVAS[1], (view + 1) * CANVAS[0] * CANVAS[1])
         assert offset_px(gaussians, scene, view, rows) < 0.1
+
+
+def with_rays(window: Window, opacity: float = 0.9) -> Window:
+    """Half a pixel wide, long along the optical axis, and grey."""
+    count = len(window.photos)
+    quats = torch.tensor([1.0, 0, 0, 0]).repeat(count, *CANVAS, 1)
+    scales = torch.tensor([0.5, 0.5, 1.0]).repeat(count, *CANVAS, 1)
+    sh, opacities = torch.zeros(count, *CANVAS, 1, 3), torch.full((count, *CANVAS), opacity)
+    maps = GaussianMaps(scales, quats, opacities, sh, on_rays=True)
+    return Window(window.photos, replace(window.prediction, gaussians=maps))
+
+
+@pytest.fixture
+def waiting(tmp_path: Path):
+    """Gaussians that wait for a depth, of cameras whose focal length the network had wrong."""
+    cameras = cameras_of(SIZES)
+    photos = photos_of(tmp_path / "photos", SIZES)
+    predicted = predicted_of(photos, cameras, [[1, 0, 2]])
+    predicted = Predicted(tuple(map(with_rays, predicted.windows)), predicted.prepared)
+    priors = priors_of(cameras, sigma=0)
+    views = scene_views(predicted, priors)
+    return views, assemble_views(photos, views, predicted, priors)
+
+
+def test_gaussians_on_rays_lie_on_their_pixels_at_the_final_depth(waiting) -> None:
+    views, initial = waiting
+    sim = Sim3(2.5, Rotation.from_rotvec([0.4, 0.2, -1.0]).as_matrix(), np.array([3.0, -1.0, 2.0]))
+    final = refined(initial, sim, zoom=1.3, stretch=1.1)
+    gaussians = place_gaussians(views, initial, final)
+    assert gaussians is not None and gaussians.view_index is not None
+    assert set(np.unique(gaussians.view_index)) == {0, 1, 2}
+    for view in range(3):
+        mine = gaussians.select(gaussians.view_index == view)
+        depth_map, cameras = final.depth_maps[view], final.cameras
+        assert depth_map is not None and len(mine) > 0.9 * depth_map.depth.size  # all but edges
+        pixel, depth = project(mine.means.astype(np.float64), cameras.w2c[view], depth_map.K)
+        assert np.abs(pixel - np.floor(pixel) - 0.5).max() < 0.01
+        row, column = pixel[:, 1].astype(int), pixel[:, 0].astype(int)
+        np.testing.assert_allclose(depth, depth_map.depth[row, column], rtol=1e-4)
+        np.testing.assert_allclose(mine.scales[:, 0], 0.5 * depth / depth_map.K[0, 0], rtol=1e-4)
+        axes = Rotation.from_quat(mine.quats_wxyz[0], scalar_first=True).as_matrix()
+        np.testing.assert_allclose(axes, cameras.c2w[view, :3, :3], atol=1e-5)
+
+
+def test_gaussians_of_unmeasured_pixels_are_larger_and_thinner(waiting) -> None:
+    views, initial = waiting
+    first = initial.depth_maps[0]
+    assert first is not None
+    measured = np.zeros(first.depth.shape, bool)
+    measured[:, :32] = True
+    scene = replace(initial, depth_maps=(replace(first, measured=measured), *initial.depth_maps[1:]))
+    gaussians = place_gaussians(views, initial, scene)
+    assert gaussians is not None
+    seen = gaussians.select(gaussians.view_index == 0)
+    pixel, depth = project(seen.means.astype(np.float64), scene.cameras.w2c[0], first.K)
+    guessed = pixel[:, 0] > 32
+    assert 0.3 < guessed.mean() < 0.7
+    assert seen.opacities[guessed].max() < 0.9 * seen.opacities[~guessed].min()
+    width = seen.scales[:, 0] / depth
+    assert width[guessed].min() > 1.5 * width[~guessed].max()
+    others = gaussians.select(gaussians.view_index != 0)
+    assert others.opacities.min() == pytest.approx(0.9)  # where nothing is measured nothing steps back

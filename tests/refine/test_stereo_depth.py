@@ -50,7 +50,8 @@ def test_measured_depth_is_exact_and_marked_by_its_confidence(scene, photos):
         assert depth_map.depth.shape == (120, 160)
         np.testing.assert_allclose(depth_map.K, truth.K)
         off = np.abs(depth_map.depth / truth.depth - 1)
-        measured = (depth_map.confidence >= MEASURED) & (truth.confidence > 2)
+        assert depth_map.measured is not None and (depth_map.confidence >= MEASURED)[depth_map.measured].all()
+        measured = depth_map.measured & (truth.confidence > 2)
         assert measured.mean() > 0.5
         assert np.median(off[measured]) < 0.006 and np.percentile(off[measured], 95) < 0.03
         assert (depth_map.depth > 0).all()
