@@ -14,6 +14,7 @@ from flarecli.scene.reconstruction import Reconstruction
 
 _NEARER = 0.03  # of the measured depth: what is nearer stands in the way
 _STEPS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)  # of the depth of a Gaussian in its own photo
+_JUDGES = 24  # nearest photos that are asked
 
 
 def behind_measured(gaussians: Gaussians, reconstruction: Reconstruction, photos: Sequence[int]) -> Gaussians:
@@ -27,19 +28,26 @@ def behind_measured(gaussians: Gaussians, reconstruction: Reconstruction, photos
     Args:
         gaussians: with the photo of each.
         reconstruction: cameras and depth maps.
-        photos: those whose measured depth counts.
+        photos: those whose measured depth counts; for each photo the nearest of them.
     """
     if gaussians.view_index is None:
         return gaussians
     measured = {photo: values for photo in photos if (values := _measured(reconstruction, photo)) is not None}
-    centers = reconstruction.cameras.centers[gaussians.view_index]
-    means, factor = gaussians.means.astype(np.float64), np.ones(len(gaussians))
-    waiting = np.arange(len(gaussians))
-    for step in _STEPS:
-        factor[waiting] = step
-        points = centers[waiting] + (means[waiting] - centers[waiting]) * step
-        waiting = waiting[_in_the_way(points, gaussians.view_index[waiting], reconstruction, measured)]
-    moved = centers + (means - centers) * factor[:, None]
+    centers, factor = reconstruction.cameras.centers, np.ones(len(gaussians))
+    for own in np.unique(gaussians.view_index).tolist():
+        mine = np.flatnonzero(gaussians.view_index == own)
+        rays = gaussians.means[mine] - centers[own]
+        near = np.argsort(np.linalg.norm(centers - centers[own], axis=1))
+        judges = [photo for photo in near.tolist() if photo in measured and photo != own][:_JUDGES]
+        waiting = np.arange(len(mine))
+        for step in _STEPS:
+            factor[mine[waiting]] = step
+            points, bad = centers[own] + rays[waiting] * step, np.zeros(len(waiting), bool)
+            for photo in judges:
+                bad |= _in_the_way(points, reconstruction, photo, measured[photo])
+            waiting = waiting[bad]
+    start = centers[gaussians.view_index]
+    moved = start + (gaussians.means - start) * factor[:, None]
     return replace(gaussians, means=moved, scales=gaussians.scales * factor[:, None])
 
 
@@ -52,29 +60,15 @@ def _measured(reconstruction: Reconstruction, photo: int) -> Float[np.ndarray, "
 
 
 def _in_the_way(
-    points: Float[np.ndarray, "N 3"],
-    own: np.ndarray,
-    reconstruction: Reconstruction,
-    measured: dict[int, Float[np.ndarray, "H W"]],
+    points: Float[np.ndarray, "N 3"], reconstruction: Reconstruction, photo: int, measured: Float[np.ndarray, "H W"]
 ) -> Bool[np.ndarray, "N"]:
-    """Points before a surface that a photo other than their own measured."""
-    out = np.zeros(len(points), bool)
-    for photo, values in measured.items():
-        surface, depth = _seen(points, reconstruction, photo, values)
-        out |= (surface > 0) & (depth < (1 - _NEARER) * surface) & (own != photo)
-    return out
-
-
-def _seen(
-    points: np.ndarray, reconstruction: Reconstruction, photo: int, values: Float[np.ndarray, "H W"]
-) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """The value of a photo's map where it sees each point, 0 where it does not; and the depth of the point."""
+    """Points before the surface that a photo measured where it sees them."""
     depth_map = reconstruction.depth_maps[photo]
-    assert depth_map is not None  # it has values
-    pixel, depth = project(np.asarray(points, np.float64), reconstruction.cameras.w2c[photo], depth_map.K)
-    height, width = values.shape
+    assert depth_map is not None  # it has measured depth
+    pixel, depth = project(points, reconstruction.cameras.w2c[photo], depth_map.K)
+    height, width = measured.shape
     inside = (depth > 0) & (pixel >= 0).all(1) & (pixel[:, 0] < width) & (pixel[:, 1] < height)
-    out = np.zeros(len(points))
     column, row = pixel[inside].astype(int).T
-    out[inside] = values[row, column]
-    return out, depth
+    out = np.zeros(len(points), bool)
+    out[inside] = depth[inside] < (1 - _NEARER) * measured[row, column]
+    return out
