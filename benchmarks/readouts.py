@@ -10,14 +10,17 @@ written as PNG photos without EXIF, and go the way of `flare reconstruct --refin
 - chosen: for each view the best of refined, pnp and procrustes by reprojection;
 - pairs: an essential matrix per pair from mutual nearest descriptors, with the predicted focal lengths;
 - solved: all matches of the scene solved together, or the chosen cameras where those are better supported.
+
+What is measured is kept in the folder, so that more scenes can be added. The table says median rotation / median
+direction (degrees) / AUC@30 (per cent) over all pairs of views, and median errors of focal lengths.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +46,7 @@ from flarecli.train.textures import list_textures, load_stack, split_textures
 
 WAYS = ("coarse", "refined", "pnp", "procrustes", "chosen", "pairs", "solved")
 CANVASES = ((168, 224), (144, 224), (168, 224), (192, 192))
+Row = dict[str, Any]
 MILD = 0.25
 """Strength of the photometric augmentation, as in the evaluation during training."""
 
@@ -60,18 +64,27 @@ def main() -> None:
     plan = ShardPlan(len(CANVASES), -(-options.scenes // len(CANVASES)), CANVASES, seed=903)
     prerender(load_stack(held_out, 256), options.folder / "held-out", plan)
     model = load_model("flare-small", weights=options.weights)
-    errors: dict[int, dict[str, list[np.ndarray]]] = {}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows = complete(model, options, options.folder / "errors.jsonl")
+    print(table([row for row in rows if row["views"] in options.views and row["scene"] < options.scenes]))
+
+
+def complete(model: LoadedModel, options: argparse.Namespace, log: Path) -> list[Row]:
+    """Errors of all scenes and numbers of views, one JSON line each; lines that are there are kept."""
+    rows: list[Row] = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {(row["views"], row["scene"]) for row in rows}
+    held_out = ShardSource.open(options.folder / "held-out")
     for views in options.views:
-        errors[views] = defaultdict(list)
-        for batch in ShardSource.open(options.folder / "held-out").fixed(options.scenes, views):
-            for scene in range(len(batch.kind)):
-                found = measure(model, batch, scene, options.folder / f"photos-{views}")
-                for way, values in found.items():
-                    errors[views][way].append(values)
-    (options.folder / "errors.json").write_text(
-        json.dumps({v: {w: np.concatenate(e).tolist() for w, e in ways.items()} for v, ways in errors.items()})
-    )
-    print(table(errors))
+        batches = held_out.fixed(options.scenes, views)
+        places = [(batch, place) for batch in batches for place in range(len(batch.kind))]
+        for scene, (batch, place) in enumerate(places):
+            if (views, scene) in done:
+                continue
+            found = measure(model, batch, place, options.folder / f"photos-{views}")
+            rows.append({"views": views, "scene": scene, **{way: values.tolist() for way, values in found.items()}})
+            with log.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    return rows
 
 
 def measure(model: LoadedModel, batch: Batch, scene: int, folder: Path) -> dict[str, np.ndarray]:
@@ -132,20 +145,21 @@ def _relative(c2w: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.stack([invert_rigid(c2w[i]) @ c2w[j] for i, j in pairs])
 
 
-def table(errors: dict[int, dict[str, list[np.ndarray]]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: median rotation and direction and AUC@30 of the larger one for every way and number of views."""
-    lines = ["| read-out | " + " | ".join(f"{views} views, R / t / AUC@30" for views in errors) + " |"]
-    lines.append("|---" * (len(errors) + 1) + "|")
+    groups = {views: [row for row in rows if row["views"] == views] for views in sorted({row["views"] for row in rows})}
+    heads = [f"{views} views ({len(group)} scenes)" for views, group in groups.items()]
+    lines = ["| read-out | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for way in WAYS:
         cells = []
-        for ways in errors.values():
-            degrees = torch.from_numpy(np.concatenate(ways[way]))
+        for group in groups.values():
+            degrees = torch.tensor([pair for row in group for pair in row[way]])
             rotation, direction = degrees.median(0).values.tolist()
             area = area_under_curve(degrees.amax(1), 30)
             cells.append(f"{rotation:.1f} / {direction:.0f} / {100 * area:.0f}")
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     for way in ("focal chosen", "focal solved"):
-        cells = [f"{100 * np.median(np.concatenate(ways[way])):.0f} %" for ways in errors.values()]
+        cells = [f"{100 * np.median([e for row in group for e in row[way]]):.0f} %" for group in groups.values()]
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -93,12 +93,17 @@ def test_every_read_out_is_measured_for_every_number_of_views(readouts, pictures
     command = ["readouts.py", tmp_path / "out", "--textures", pictures, "--scenes", 1, "--views", 2, 3]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
     readouts.main()
-    rows = dict(line.strip("| ").split(" | ", 1) for line in capsys.readouterr().out.splitlines()[2:])
+    printed = capsys.readouterr().out
+    rows = dict(line.strip("| ").split(" | ", 1) for line in printed.splitlines()[2:])
     assert list(rows) == [*readouts.WAYS, "focal chosen", "focal solved"]
-    errors = json.loads((tmp_path / "out/errors.json").read_text())
-    for views, pairs in (("2", 1), ("3", 3)):
-        assert all(len(errors[views][way]) == pairs for way in readouts.WAYS)
-        assert len(errors[views]["focal solved"]) == int(views)
+    errors = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
+    assert [row["views"] for row in errors] == [2, 3]
+    for row, pairs in zip(errors, (1, 3), strict=True):
+        assert all(len(row[way]) == pairs for way in readouts.WAYS)
+        assert len(row["focal solved"]) == row["views"]
+    readouts.main()  # from what is there
+    assert capsys.readouterr().out == printed
+    assert len((tmp_path / "out/errors.jsonl").read_text().splitlines()) == 2
 
 
 def test_true_answers_have_no_error_whichever_photo_is_the_reference(readouts, textures, monkeypatch, tmp_path):
