@@ -208,7 +208,8 @@ def _autocast(device: torch.device) -> contextlib.AbstractContextManager[object]
 @torch.no_grad()
 def _average(ema: nn.Module, network: nn.Module, keep: float) -> None:
     for slow, fast in zip(ema.parameters(), network.parameters(), strict=True):
-        slow.lerp_(fast, 1 - keep)
+        if fast.requires_grad:  # averaging equal numbers would still turn -0 into 0
+            slow.lerp_(fast, 1 - keep)
 
 
 def _track(state: _Run, terms: dict[str, float]) -> None:

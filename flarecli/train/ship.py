@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from flarecli.errors import OutputError
-from flarecli.model.config_small import SIZES
+from flarecli.model.config_small import GAUSSIAN_PART, SIZES
 from flarecli.train.checkpoint import load_shards, load_state
 
 LICENCE = "Apache-2.0"
+
+
+def trunk_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of names and bytes of all stored weights but those of the Gaussian head."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in tensors if not name.startswith(GAUSSIAN_PART)):
+        digest.update(f"{name} {tensors[name].dtype}".encode() + tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str], averaged: bool = True) -> Path:
     """Write the weights of a checkpoint as one safetensors file.
 
     Matrices are stored in half, vectors in single precision. The header says which network it is, its sizes, the
-    licence and how it was trained.
+    licence, how it was trained, and the checksum of everything but the Gaussian head, which stays the same while only
+    that is trained.
 
     Args:
         checkpoint: folder that :func:`flarecli.train.loop.run` wrote.
@@ -46,6 +57,7 @@ def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str], a
         "steps": str(state.step),
         "scenes": str(state.samples),
         "minutes": f"{state.minutes:.1f}",
+        "trunk_sha256": trunk_digest(tensors),
         **summary,
     }
     try:
