@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from flarecli.model.config_flare import FlareConfig
 from flarecli.model.encoder import Encoded
-from flarecli.model.layers import AttnBlock, CrossBlock, PairBlock, SelfBlock
+from flarecli.model.layers import AttnBlock, CrossBlock, PairBlock, SelfBlock, spread
 
 
 class CameraExchange(nn.Module):
@@ -56,8 +56,8 @@ class _Stage(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Linear(config.enc_dim, config.dec_dim)
-        self.reference_token = nn.Parameter(torch.randn(1, 1, config.dec_dim) * 0.02)
-        self.source_token = nn.Parameter(torch.randn(1, 1, config.dec_dim) * 0.02)
+        self.reference_token = nn.Parameter(spread(torch.empty(1, 1, config.dec_dim), 0.02))
+        self.source_token = nn.Parameter(spread(torch.empty(1, 1, config.dec_dim), 0.02))
 
     def _camera_tokens(self, batch: int, num_views: int) -> Float[Tensor, "B V C"]:
         sources = self.source_token.expand(batch, num_views - 1, -1)

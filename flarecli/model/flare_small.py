@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flarecli.model.config_small import FlareSmallConfig
-from flarecli.model.layers import EncBlock, Mlp
+from flarecli.model.layers import EncBlock, Mlp, spread
 from flarecli.model.small_gaussians import GaussianHead
 from flarecli.model.small_grid import Grid, make_grid
 from flarecli.model.small_output import PointMaps, SmallOutput
@@ -49,8 +49,8 @@ class FlareSmall(nn.Module):
         self.encoder_norm = nn.LayerNorm(encoder)
         self.prior = MatchPrior(config)
         self.enter = nn.ModuleList(nn.Linear(encoder, width) for _ in range(3))
-        self.camera = nn.Parameter(torch.randn(2, width) * 0.02)
-        self.tag = nn.Parameter(torch.randn(2, width) * 0.02)
+        self.camera = nn.Parameter(spread(torch.empty(2, width), 0.02))
+        self.tag = nn.Parameter(spread(torch.empty(2, width), 0.02))
         self.stage1 = Stage(config, config.coarse_pairs)
         self.stage2 = Stage(config, config.local_pairs)
         self.stage3 = Stage(config, config.global_pairs)

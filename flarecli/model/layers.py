@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def spread(tensor: Tensor, deviation: float) -> Tensor:
+    """Fill with random values around zero, in place; uniform, of this standard deviation.
+
+    Normal ones would do as well, but on the meta device, where networks are built before their weights are read, torch
+    makes those with its compiler and takes a second to import it.
+    """
+    return nn.init.uniform_(tensor, -(3**0.5) * deviation, 3**0.5 * deviation)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rotary:
     """Cosines and sines of one set of token positions, computed once and shared by every block that sees these tokens.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flarecli.model.config_flare import FlareConfig
-from flarecli.model.layers import AttnBlock, Mlp
+from flarecli.model.layers import AttnBlock, Mlp, spread
 
 ENCODING_SIZE = 9
 """Translation (3), quaternion with the real part first (4), focal lengths (2)."""
@@ -88,7 +88,7 @@ class PoseHead(nn.Module):
         self.config = config
         dim = config.dec_dim
         self.encoding_embed = nn.Linear(ENCODING_SIZE * (2 * config.pose_octaves + 1), dim)
-        self.reference_token = nn.Parameter(torch.randn(1, 1, 1, dim) * 0.02)
+        self.reference_token = nn.Parameter(spread(torch.empty(1, 1, 1, dim), 0.02))
         self.trunk = nn.ModuleList(
             AttnBlock(dim, config.pose_heads, config.mlp_ratio, config.norm_eps) for _ in range(config.pose_depth)
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flarecli.model.config_small import FlareSmallConfig
+from flarecli.model.layers import spread
 from flarecli.model.small_grid import Grid
 from flarecli.model.small_output import PointMaps
 from flarecli.model.small_parts import DenseHead, upright
@@ -44,7 +45,7 @@ class GaussianHead(nn.Module):
             nn.GELU(),
         )
         self.out = nn.Conv2d(hidden, RAW_CHANNELS, 1)
-        nn.init.normal_(self.out.weight, std=0.001)
+        spread(self.out.weight, 0.001)
         self.out.bias = nn.Parameter(torch.zeros(RAW_CHANNELS))
 
     def forward(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flarecli.model.config_small import FlareSmallConfig
-from flarecli.model.layers import EncBlock, Mlp
+from flarecli.model.layers import EncBlock, Mlp, spread
 from flarecli.model.small_grid import Grid
 from flarecli.model.small_pose import POSE_NUMBERS
 
@@ -146,7 +146,7 @@ class PoseHead(nn.Module):
         self.reference = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, POSE_NUMBERS)
-        nn.init.normal_(self.out.weight, std=0.01)
+        spread(self.out.weight, 0.01)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, cameras: Float[Tensor, "B V C"], start: Float[Tensor, "B V 8"]) -> list[Float[Tensor, "B V 8"]]:
@@ -181,7 +181,7 @@ class DenseHead(nn.Module):
             nn.GELU(),
         )
         self.out = nn.Conv2d(channels, outputs, 1)
-        nn.init.normal_(self.out.weight, std=0.02)
+        spread(self.out.weight, 0.02)
 
     def forward(
         self, tokens: Float[Tensor, "N h w C"], fine: Float[Tensor, "N F H W"], portrait: Bool[Tensor, "N"]

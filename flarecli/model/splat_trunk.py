@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flarecli.model.config_splat import SplatConfig
-from flarecli.model.layers import EncBlock, PairBlock, Rotary, grid_positions, rotary
+from flarecli.model.layers import EncBlock, PairBlock, Rotary, grid_positions, rotary, spread
 from flarecli.model.token_grid import embed_patches
 
 
@@ -30,7 +30,7 @@ class SplatTrunk(nn.Module):
         dim, eps, ratio = config.enc_dim, config.norm_eps, config.mlp_ratio
         self.patch_embed = nn.Conv2d(3, dim, config.patch_size, stride=config.patch_size)
         self.intrinsics_embed = None if config.intrinsics == "none" else nn.Linear(9, dim)
-        self.pose_token = nn.Parameter(torch.randn(1, 1, 1, dim) * 0.02) if config.pose == "token" else None
+        self.pose_token = nn.Parameter(spread(torch.empty(1, 1, 1, dim), 0.02)) if config.pose == "token" else None
         self.encoder_blocks = nn.ModuleList(
             EncBlock(dim, config.enc_heads, ratio, eps) for _ in range(config.enc_depth)
         )
