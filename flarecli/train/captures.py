@@ -75,9 +75,9 @@ def read_capture(path: Path) -> Capture:
         capture = Capture(tuple(homes[0] / name for name in model.names), model.cameras, model.tracks)
     missing = [file for file in capture.photos if not file.is_file()]
     if missing:
-        raise InputError(f"{path}: the photo {missing[0]} is missing")
+        raise InputError(f"{path}: the photo {missing[0]} is missing", "put the photos where their cameras name them")
     if len(capture.photos) < 2:
-        raise InputError(f"{path} has fewer than two photos with cameras")
+        raise InputError(f"{path} has fewer than two photos with cameras", "give a scene with more of them")
     return capture
 
 
@@ -136,7 +136,7 @@ def _view(capture: Capture, index: int, canvas: tuple[int, int]) -> _View:
     rows, columns = canvas[::-1] if portrait else canvas
     half = min(K[0, 2], width - K[0, 2]), min(K[1, 2], height - K[1, 2]) * K[0, 0] / K[1, 1]
     if min(half) <= 1:
-        raise InputError(f"{capture.photos[index]}: its principal point is not inside of the photo")
+        raise InputError(f"{capture.photos[index]}: its principal point is not inside of the photo", "check its camera")
     scale = max(columns / 2 / half[0], rows / 2 / half[1])
     across, down = scale, scale * K[0, 0] / K[1, 1]
     view_from_photo = np.array(
@@ -164,7 +164,7 @@ def _sample(path: Path, size_hw: tuple[int, int], scale: float, pixels: np.ndarr
         with Image.open(path) as image:
             picture = image.convert("RGB")
     except OSError as error:
-        raise InputError(f"can't read the photo {path}: {error}") from error
+        raise InputError(f"can't read the photo {path}: {error}", "convert it to JPEG or PNG") from error
     if picture.size != size_hw[::-1]:
         raise InputError(
             f"{path} has {picture.width}x{picture.height} pixels, its camera {size_hw[1]}x{size_hw[0]}",

@@ -38,12 +38,17 @@ class TrainState:
     size: str
 
 
+def compact(tensor: Tensor) -> Tensor:
+    """A weight as it is stored: matrices in half, vectors in single precision, contiguous on the CPU."""
+    return tensor.detach().cpu().to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
+
+
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, stem: str, limit: int = MAX_SHARD) -> list[Path]:
-    """Write ``stem-0000k-of-0000n.safetensors``; matrices in half, vectors in single precision."""
+    """Write compact tensors to ``stem-0000k-of-0000n.safetensors``, each of at most ``limit`` bytes where it can."""
     groups: list[dict[str, Tensor]] = [{}]
     used = 0
     for name, tensor in tensors.items():
-        stored = tensor.detach().cpu().to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
+        stored = compact(tensor)
         if groups[-1] and used + stored.nbytes > limit:
             groups.append({})
             used = 0
@@ -68,12 +73,17 @@ def load_shards(folder: Path, stem: str) -> dict[str, Tensor]:
         raise WeightsError(f"{folder} has an incomplete set of {stem} shards", "restore the missing files")
     tensors: dict[str, Tensor] = {}
     for path in paths:
-        try:
-            # Copies: what safetensors returns is a view of the file, which a later checkpoint may replace.
-            tensors |= {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"can't read {path}: {error}") from error
+        tensors |= _read(path)
     return tensors
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        # Copies: what safetensors returns is a view of the file, which a later checkpoint may replace.
+        return {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        hint = "give a checkpoint folder, or a safetensors file of this network"
+        raise WeightsError(f"can't read {path}: {error}", hint) from error
 
 
 def load_start(path: Path) -> dict[str, Tensor]:
@@ -82,12 +92,7 @@ def load_start(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: they are missing or damaged.
     """
-    if path.is_dir():
-        return load_shards(path, "ema")
-    try:
-        return {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"can't read {path}: {error}") from error
+    return load_shards(path, "ema") if path.is_dir() else _read(path)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -126,4 +131,5 @@ def load_state(folder: Path) -> TrainState:
     try:
         return TrainState(**json.loads((folder / "state.json").read_text()))
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder} is no training checkpoint: {error}") from error
+        hint = "give the folder checkpoint of a training's output"
+        raise InputError(f"{folder} is no training checkpoint: {error}", hint) from error

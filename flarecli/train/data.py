@@ -64,7 +64,10 @@ class ShardSource:
         source = ShardSource(folder, [])
         source.refresh()
         if not source.shards:
-            raise InputError(f"{folder} holds no training shards", "render some first, or train with live = true")
+            raise InputError(
+                f"{folder} holds no training shards",
+                "render some first, or leave the phase's `shards` out to render on the fly",
+            )
         return source
 
     def refresh(self) -> None:
@@ -76,7 +79,7 @@ class ShardSource:
         if int(draw.integers(64, 1)) == 0:
             self.refresh()
         shard = self.shards[int(draw.integers(len(self.shards), 1))]
-        arrays = {f.name: np.load(shard / f"{f.name}.npy", mmap_mode="r") for f in fields(Batch)}
+        arrays = _map_arrays(shard)
         index = torch.randint(len(arrays["kind"]), (scenes,), generator=draw.generator).sort().values.numpy()
         batch = unpack_arrays({name: array[index] for name, array in arrays.items()})
         return batch.views(random_views(draw, batch.overlap, views))
@@ -87,11 +90,15 @@ class ShardSource:
         for shard in self.shards:
             if left <= 0:
                 break
-            arrays = {f.name: np.load(shard / f"{f.name}.npy", mmap_mode="r") for f in fields(Batch)}
-            batch = unpack_arrays({name: array[: min(left, 64)] for name, array in arrays.items()})
+            batch = unpack_arrays({name: array[: min(left, 64)] for name, array in _map_arrays(shard).items()})
             batches.append(batch.views(random_views(draw, batch.overlap, views)))
             left -= len(batch.kind)
         return batches
+
+
+def _map_arrays(shard: Path) -> dict[str, np.ndarray]:
+    """The arrays of a shard, left on disk until they are indexed."""
+    return {f.name: np.load(shard / f"{f.name}.npy", mmap_mode="r") for f in fields(Batch)}
 
 
 def random_views(draw: Draw, overlap: Tensor, views: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 import torch
@@ -130,11 +129,3 @@ def point_errors(predicted: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tenso
 def area_under_curve(errors: Tensor, limit: float) -> float:
     """Area under the recall curve up to ``limit`` degrees, 0 to 1."""
     return float((1 - errors.nan_to_num(180.0) / limit).clamp_min(0).mean())
-
-
-def summarise(
-    rows: Iterable[dict[str, float]], reduce: Callable[[Tensor], Tensor] = torch.nanmedian
-) -> dict[str, float]:
-    """Reduce rows of equal keys, column by column."""
-    listed = list(rows)
-    return {name: float(reduce(torch.tensor([row[name] for row in listed]))) for name in listed[0]}

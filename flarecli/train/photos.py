@@ -51,7 +51,8 @@ def load_scene(folder: Path, long_side: int, multiple: int) -> tuple[dict[str, P
         subsets = json.loads((folder / "subsets.json").read_text())["subsets"]
         photos = {c["name"]: _load_photo(folder / "images" / c["name"], c, long_side, multiple) for c in cameras}
     except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder} is no folder of posed photos: {error}") from error
+        hint = "it needs cameras.json, subsets.json and the photos in images"
+        raise InputError(f"{folder} is no folder of posed photos: {error}", hint) from error
     return photos, subsets
 
 
@@ -83,13 +84,18 @@ def evaluate_photos(
         Per scene ``rotation``, ``direction`` (median degrees over pairs) and ``auc30`` for the coarse pose, the refined
         pose, and an essential matrix from mutual nearest descriptors with the predicted focal length (suffixes
         ``_coarse``, none, ``_matches``), and ``focal`` (median relative error).
+
+    Raises:
+        InputError: as :func:`load_scene`, or a folder has no such subset, or one of different shapes.
     """
     network.eval()
     table: dict[str, dict[str, float]] = {}
     for folder in folders:
         photos, subsets = load_scene(folder, long_side, network.config.patch)
-        rows = [_subset_errors(network, [photos[n] for n in s["images"]]) for s in subsets if s["n"] == count]
-        table[folder.name] = _summary(rows)
+        chosen = [[photos[name] for name in subset["images"]] for subset in subsets if subset["n"] == count]
+        if not chosen:
+            raise InputError(f"{folder} has no subset of {count} photos", "add one to subsets.json")
+        table[folder.name] = _summary([_subset_errors(network, each) for each in chosen])
     table["mean"] = {key: float(np.mean([row[key] for row in table.values()])) for key in next(iter(table.values()))}
     return table
 
@@ -109,7 +115,7 @@ def _subset_errors(network: FlareSmall, photos: list[PosedPhoto]) -> dict[str, T
     height = max(p.rgb.shape[1] for p in photos)
     width = max(p.rgb.shape[2] for p in photos)
     if any(p.rgb.shape[1:] != (height, width) for p in photos):
-        raise InputError("the photos of a subset have different shapes")
+        raise InputError("the photos of a subset have different shapes", "put photos of one shape into each subset")
     portrait = torch.tensor([p.portrait for p in photos])
     prediction = network.predict(Views(torch.stack([p.rgb for p in photos]), portrait))
     c2w = torch.linalg.inv(torch.stack([p.w2c for p in photos]))

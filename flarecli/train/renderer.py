@@ -137,7 +137,9 @@ def _library() -> ctypes.CDLL:
             try:
                 subprocess.run([compiler, *flags, "-o", built, _SOURCE], check=True, capture_output=True, text=True)
             except subprocess.CalledProcessError as error:
-                raise MissingDependency(f"{compiler} can't compile {_SOURCE.name}: {error.stderr[-300:]}") from error
+                lines = (line for line in error.stderr.splitlines() if "error" in line)
+                message = f"{compiler} can't compile {_SOURCE.name}: {next(lines, f'exit code {error.returncode}')}"
+                raise MissingDependency(message, "install a g++ that knows C++14 and -march=native") from error
             built.replace(library)
     return ctypes.CDLL(str(library))
 

@@ -7,13 +7,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from flarecli.errors import OutputError
 from flarecli.model.config_small import GAUSSIAN_PART, SIZES
-from flarecli.train.checkpoint import load_shards, load_state
+from flarecli.train.checkpoint import compact, load_shards, load_state
 
 LICENCE = "Apache-2.0"
 
@@ -45,10 +44,8 @@ def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str], a
         OutputError: the file can't be written.
     """
     state = load_state(checkpoint)
-    tensors = {
-        name: tensor.to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
-        for name, tensor in load_shards(checkpoint, "ema" if averaged else "model").items()
-    }
+    weights = load_shards(checkpoint, "ema" if averaged else "model")
+    tensors = {name: compact(tensor) for name, tensor in weights.items()}
     header = {
         "format": "pt",
         "model": "flare-small",
@@ -64,5 +61,7 @@ def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str], a
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, target, metadata=header)
     except OSError as error:
-        raise OutputError(f"can't write {target}: {error}") from error
+        raise OutputError(
+            f"can't write {target}: {error}", "check the folder, its permissions and its space"
+        ) from error
     return target

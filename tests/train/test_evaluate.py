@@ -98,6 +98,8 @@ def test_photos_are_cropped_to_patches_with_their_focal_length(tmp_path):
     table = evaluate_photos(FlareSmall(SIZES["tiny"]), [tmp_path / "tall"], 64)
     assert set(table) == {"tall", "mean"}
     assert {"rotation", "direction_coarse", "auc30_matches", "focal"} <= table["tall"].keys()
+    with pytest.raises(InputError, match="no subset of 4 photos"):
+        evaluate_photos(FlareSmall(SIZES["tiny"]), [tmp_path / "tall"], 64, count=4)
     with pytest.raises(InputError, match="no folder of posed photos"):
         load_scene(tmp_path, 64, 8)
 

@@ -1,11 +1,14 @@
 """The fused kernel against a slow reference written from the definitions of the primitives."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from flarecli.errors import MissingDependency
+from flarecli.train import renderer
 from flarecli.train.primitives import BOX, CONE, ELLIPSOID, SHEET, Draw, Primitives, random_primitives, random_rotations
 from flarecli.train.renderer import MISS, Cameras, RenderSize, render
 from flarecli.train.scenes import sample_scenes
@@ -167,3 +170,24 @@ def test_cuda_and_cpu_render_the_same(textures):
     assert ((found[1].cpu() - expected[1]).abs() < 1e-3 * expected[1]).float().mean() > 0.999
     assert (found[0].cpu() - expected[0]).abs().mean() < 2e-3
     assert (found[2].cpu() == expected[2]).float().mean() > 0.999
+
+
+def test_without_a_working_compiler_the_way_out_is_named(tmp_path, monkeypatch, textures):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(renderer, "_library", renderer._library.__wrapped__)  # built anew
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho 'g++: error: unrecognized -march' >&2\necho 'compilation ended' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(broken))
+    with pytest.raises(MissingDependency, match=r"compile renderer\.h: g\+\+: error: unrecognized -march$"):
+        _render_one(textures)
+    assert not list((tmp_path / "cache").rglob("*.so"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(MissingDependency, match="C\\+\\+ compiler") as error:
+        _render_one(textures)
+    assert "g++" in error.value.hint
+
+
+def _render_one(textures):
+    scenes = sample_scenes(Draw.seeded(4), 1, textures)
+    return render(scenes.prims.records(), scenes.lights, _camera(), textures, SIZE)
