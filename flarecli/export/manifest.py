@@ -118,27 +118,6 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Path:
     return path
 
 
-def add_to_manifest(folder: Path, exports: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Enter files that were exported later into the manifest of a scene folder and write it again.
-
-    Files that the old manifest does not list and that are not among ``exports`` stay out, so they remain foreign.
-
-    Args:
-        folder: scene folder with a manifest.
-        exports: files of each exporter, relative to the folder.
-
-    Raises:
-        InputError: as :func:`read_manifest`.
-    """
-    manifest = read_manifest(folder)
-    ours = listed_files(folder) | {name for names in exports.values() for name in names}
-    manifest["exports"] = manifest.get("exports", {}) | dict(exports)
-    manifest["files"] = [entry for entry in describe_files(folder) if entry["path"] in ours]
-    manifest["next"] = next_commands(folder)
-    write_manifest(folder, manifest)
-    return manifest
-
-
 def update_manifest(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Set keys of an existing manifest; the old file stays until the new one is whole.
 
@@ -161,14 +140,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path} is too large for a manifest")
+            raise InputError(f"{path} is too large for a manifest", "reconstruct again with --overwrite")
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no {MANIFEST_NAME}", "give a folder that flare reconstruct wrote") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}", "reconstruct again with --overwrite") from error
     if not isinstance(manifest, dict) or manifest.get("format") != "flarecli scene":
-        raise InputError(f"{path} was not written by flarecli")
+        raise InputError(f"{path} was not written by flarecli", "give a folder that flare reconstruct wrote")
     version = manifest.get("format_version")
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}; this program knows {FORMAT_VERSION}", "update flarecli")

@@ -12,7 +12,7 @@ from typing import Any
 from flarecli.errors import InputError, OutputError, OutputExists
 from flarecli.export import ExportProgress, Written, write_formats
 from flarecli.export.archive import load_scene
-from flarecli.export.manifest import MANIFEST_NAME, describe_files, read_manifest, write_manifest
+from flarecli.export.manifest import describe_files, next_commands, read_manifest, update_manifest
 from flarecli.export.verify import verify_scene
 
 
@@ -36,12 +36,12 @@ def export_scene(
         VerificationError: a written file does not read back.
         OutputError: the folder can't be written.
     """
-    reconstruction, manifest = load_scene(scene), read_manifest(scene)
-    ours = {str(entry["path"]) for entry in manifest["files"]}
+    reconstruction = load_scene(scene)
+    ours = {str(entry["path"]) for entry in read_manifest(scene)["files"]}
     try:
         staging = Path(tempfile.mkdtemp(prefix=".export-", dir=scene))
     except OSError as error:
-        raise OutputError(f"{scene} can't be written: {error.strerror}") from error
+        raise OutputError(f"{scene} can't be written: {error.strerror}", "check its permissions") from error
     try:
         if (scene / "images").is_dir():
             # Exporters read colours from the photos and verification their sizes.
@@ -56,7 +56,7 @@ def export_scene(
         for path in moved:
             (scene / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).replace(scene / path)
-        _update_manifest(scene, manifest, entries, files)
+        _enter(scene, entries, files)
     except OSError as error:
         raise OutputError(f"{scene} can't be written: {error.strerror or error}", "free some space") from error
     finally:
@@ -71,16 +71,19 @@ def _refuse_existing(scene: Path, paths: Sequence[Path], replaceable: set[str]) 
                 f"{scene / path} exists already", "--overwrite replaces files that the scene's manifest lists"
             )
     if not paths:
-        raise InputError(f"{scene} has nothing to write in these formats")
+        raise InputError(f"{scene} has nothing to write in these formats", "`flare formats` lists others")
 
 
-def _update_manifest(
-    scene: Path, manifest: dict[str, Any], entries: list[dict[str, Any]], files: dict[str, list[Path]]
-) -> None:
-    by_path = {entry["path"]: entry for entry in manifest["files"]} | {entry["path"]: entry for entry in entries}
-    exports = dict(manifest.get("exports", {})) | {
-        name: [path.as_posix() for path in paths] for name, paths in files.items()
-    }
-    updated = manifest | {"exports": exports, "files": [by_path[path] for path in sorted(by_path)]}
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=scene) as beside:
-        write_manifest(Path(beside), updated).replace(scene / MANIFEST_NAME)
+def _enter(scene: Path, entries: list[dict[str, Any]], files: dict[str, list[Path]]) -> None:
+    """List new files in the manifest, and the commands that they make possible."""
+    manifest = read_manifest(scene)
+    by_path = {entry["path"]: entry for entry in (*manifest["files"], *entries)}
+    exports = {name: [path.as_posix() for path in paths] for name, paths in files.items()}
+    update_manifest(
+        scene,
+        {
+            "exports": manifest.get("exports", {}) | exports,
+            "next": next_commands(scene),
+            "files": [by_path[path] for path in sorted(by_path)],
+        },
+    )

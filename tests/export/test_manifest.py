@@ -6,7 +6,6 @@ import pytest
 from flarecli.errors import InputError
 from flarecli.export.manifest import (
     MANIFEST_NAME,
-    add_to_manifest,
     build_manifest,
     listed_files,
     read_manifest,
@@ -41,16 +40,6 @@ def test_every_file_is_listed_with_its_hash(scene):
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-
-
-def test_later_exports_are_entered_and_foreign_files_stay_out(scene):
-    (scene / "notes.txt").write_text("mine")
-    (scene / "depth/photo_00.png.exr").write_text("new")
-    before = listed_files(scene)
-    manifest = add_to_manifest(scene, {"depth-exr": ["depth/photo_00.png.exr"]})
-    assert manifest == read_manifest(scene)
-    assert listed_files(scene) == before | {"depth/photo_00.png.exr"}
-    assert manifest["exports"]["depth-exr"] == ["depth/photo_00.png.exr"] and "points" in manifest["exports"]
 
 
 def test_not_a_number_is_no_json(synthetic, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from flarecli.errors import InputError, OutputExists, VerificationError
 from flarecli.export import rewrite
+from flarecli.export.manifest import next_commands, read_manifest, update_manifest
 from flarecli.export.rewrite import export_scene
 from flarecli.export.verify import verify_scene
 
@@ -33,6 +34,15 @@ def test_new_files_appear_verified_and_listed(scene):
         name: digest for name, digest in after.items() if name != "flare.json"
     }
     verify_scene(scene)
+
+
+def test_a_new_format_brings_the_commands_of_its_programs(scene):
+    for name in ("transforms.json", "sparse_pc.ply"):
+        (scene / name).unlink()
+    update_manifest(scene, {"next": next_commands(scene)})
+    assert not any("nerfstudio-data" in command for command in read_manifest(scene)["next"])
+    export_scene(scene, ["transforms"])
+    assert any("nerfstudio-data" in command for command in read_manifest(scene)["next"])
 
 
 def test_an_existing_file_is_refused_and_ours_is_replaced_on_demand(scene):
