@@ -106,7 +106,8 @@ class Talk:
             try:
                 to_file = logging.FileHandler(options.log_file, encoding="utf-8")
             except OSError as error:
-                raise OutputError(f"the log file {options.log_file} can't be written: {error.strerror}") from error
+                message = f"the log file {options.log_file} can't be written: {error.strerror}"
+                raise OutputError(message, "choose another --log-file") from error
             to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             self._attach(logger, to_file, logging.DEBUG)
         logger.setLevel(logging.DEBUG if options.log_file else level)

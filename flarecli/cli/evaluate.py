@@ -111,7 +111,8 @@ def _read_names(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the list of photos can't be read: {error}") from error
+        hint = "give a text file with one name per line, or all"
+        raise InputError(f"{path}: the list of photos can't be read: {error}", hint) from error
     return [line.strip() for line in lines if line.strip()]
 
 

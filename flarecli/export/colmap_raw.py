@@ -12,6 +12,7 @@ from flarecli.errors import InputError
 from flarecli.export.colmap_parse import PARSERS, RawCamera, RawImage, UnknownLensError
 
 _FORMS = ("cameras", "images", "points3D")
+_AGAIN = "write the model again with the program that made it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +68,10 @@ def read_colmap_raw(path: Path) -> RawModel:
         except UnknownLensError as error:
             raise InputError(f"{file} has {error}", "undistort the photos with `colmap image_undistorter`") from error
         except (OSError, ValueError, IndexError, KeyError, OverflowError, struct.error) as error:
-            raise InputError(f"{file} is damaged: {error}") from error
+            raise InputError(f"{file} is damaged: {error}", _AGAIN) from error
     cameras, images, points = parts
     for image in images.values():
         if image.camera_id not in cameras:
-            raise InputError(f"{folder / ('images' + suffix)} is damaged: {image.name} names camera {image.camera_id}")
+            file = folder / f"images{suffix}"
+            raise InputError(f"{file} is damaged: {image.name} names camera {image.camera_id}", _AGAIN)
     return RawModel(folder, cameras, images, *points)

@@ -43,7 +43,7 @@ def read_depth(path: Path) -> DepthMap:
     try:
         return DepthMap(arrays["depth"], arrays["confidence"], arrays["K"])
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is not a depth map: {error}") from error
+        raise InputError(f"{path} is not a depth map: {error}", "give a file of a scene's folder depth") from error
 
 
 def write_depth_exr(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]:

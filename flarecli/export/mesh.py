@@ -122,7 +122,8 @@ def _colours(scene_folder: Path, name: str, depth_map: DepthMap) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BOX)).copy()
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{path} can't be read for the colours of the mesh") from error
+        hint = "put the photo back, or leave the mesh out"
+        raise InputError(f"{path} can't be read for the colours of the mesh", hint) from error
 
 
 def write_mesh_poisson(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]:

@@ -126,10 +126,10 @@ def load_transforms(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} is too large for a transforms.json")
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} can't be read: {error}") from error
+        raise InputError(f"{path} can't be read: {error}", "give a transforms.json in nerfstudio's form") from error
     frames = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
-        raise InputError(f"{path} has no frames")
+        raise InputError(f"{path} has no frames", "give a transforms.json in nerfstudio's form")
     return meta
 
 
