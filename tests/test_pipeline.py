@@ -18,7 +18,7 @@ from flarecli.export.colmap import write_colmap
 from flarecli.export.verify import verify_scene
 from flarecli.geometry.projection import intrinsics
 from flarecli.geometry.transforms import Sim3, rigid
-from flarecli.job import SceneJob, SceneResult
+from flarecli.job import DEFAULT_EXPORTS, SceneJob, SceneResult
 from flarecli.pipeline import load_network, reconstruct, run_scene
 from flarecli.scene.cameras import Cameras
 from tests.synthetic import _render, make_scene
@@ -239,7 +239,7 @@ def test_an_interrupt_keeps_what_was_there(run, photos, tmp_path, network):
 
 def test_two_photos_make_a_scene(run, photos):
     (photos / "photo_02.png").unlink()
-    result = run(exports=pipeline.DEFAULT_EXPORTS)
+    result = run(exports=DEFAULT_EXPORTS)
     assert statuses(result) == ["verified"] * 2
     found = load_scene(result.output)
     assert np.linalg.norm(found.cameras.centers[1]) > 0 and len(found.tracks) > 30

@@ -18,7 +18,8 @@ from flarecli.errors import FlareError, as_flare_error
 from flarecli.job import SceneResult
 
 FLARE = [sys.executable, "-m", "flarecli"]
-COMMANDS = ["reconstruct", "batch", "export", "inspect", "eval", "weights", "doctor", "train", "formats"]
+COMMANDS = ["reconstruct", "batch", "export", "optimize", "render", "inspect", "eval", "weights", "doctor", "train"]
+COMMANDS += ["formats"]
 
 
 @pytest.fixture
@@ -139,6 +140,7 @@ def test_an_unknown_format_is_answered_with_the_known_ones(capsys):
 def test_help_lists_every_command_and_three_examples():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
+    assert {each.name for each in (*app.registered_commands, *app.registered_groups)} == set(COMMANDS)
     for command in COMMANDS:
         assert command in result.stdout
     assert result.stdout.count("flare reconstruct ") + result.stdout.count("flare batch ") == 3
