@@ -48,7 +48,7 @@ app.command("inspect")(inspection.inspect)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(weights.app, name="weights")
 app.command("doctor")(doctor.doctor)
-app.command("train")(train.train)
+app.command("train", epilog=train.EPILOG)(train.train)
 app.command("formats")(formats.formats)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flarecli.errors import OutputError
-from flarecli.model.config_small import GAUSSIAN_PART, SIZES
+from flarecli.model.config_small import GAUSSIAN_PART, SIZES, FlareSmallConfig
 from flarecli.train.checkpoint import compact, load_shards, load_state
 
 LICENCE = "Apache-2.0"
@@ -44,16 +44,31 @@ def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str], a
         OutputError: the file can't be written.
     """
     state = load_state(checkpoint)
+    training = {"steps": str(state.step), "scenes": str(state.samples), "minutes": f"{state.minutes:.1f}"}
     weights = load_shards(checkpoint, "ema" if averaged else "model")
+    return write_weights(weights, SIZES[state.size], target, {**training, **summary})
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], config: FlareSmallConfig, target: Path, summary: Mapping[str, str]
+) -> Path:
+    """Write weights of the small network as one safetensors file; see :func:`export_weights`.
+
+    Args:
+        weights: by name.
+        config: sizes of the network.
+        target: file to write.
+        summary: further header entries.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
     tensors = {name: compact(tensor) for name, tensor in weights.items()}
     header = {
         "format": "pt",
         "model": "flare-small",
-        "config": json.dumps(SIZES[state.size].to_dict()),
+        "config": json.dumps(config.to_dict()),
         "licence": LICENCE,
-        "steps": str(state.step),
-        "scenes": str(state.samples),
-        "minutes": f"{state.minutes:.1f}",
         "trunk_sha256": trunk_digest(tensors),
         **summary,
     }

@@ -1,0 +1,218 @@
+"""What photos say about themselves before a network learns from them: cameras and depth that matches bear out.
+
+Matches between the photos, the network's own where those of SIFT do not convince, solve and verify the cameras; depth
+is measured between the photos. No truth is needed, and photos that nothing verifies take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from flarecli.geometry.projection import map_intrinsics, map_pixels, photo_pixels, pixel_grid
+from flarecli.images.loading import Photo
+from flarecli.images.preparing import Prepared
+from flarecli.inference.assemble import assemble_views, scene_views
+from flarecli.inference.correspondences import dense_matches
+from flarecli.inference.predict import Predicted, predict
+from flarecli.model.loading import LoadedModel
+from flarecli.refine.dense import solve_from_matches
+from flarecli.refine.run import RefineOptions, refine
+from flarecli.runtime import cpu_count
+from flarecli.scene.priors import Priors
+from flarecli.scene.reconstruction import Reconstruction
+from flarecli.train.generator import Batch
+
+Progress = Callable[[str, int, int], None]
+_MEASURED = 2.0  # confidence above which a depth map was measured between photos
+_SPLAT = (-1, 0, 1)  # a sparse point speaks for its neighbouring pixels too: depth is smooth at this size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """Photos as the network sees them, and what their matches say; landscape storage, principal point in the middle.
+
+    Attributes:
+        names: of the photos.
+        rgb: colours in [0, 1], without lens distortion.
+        use: 0 where the photo's mask says to ignore the pixel, else 1.
+        portrait: views stored transposed.
+        c2w: solved cameras; the unit is the median measured depth.
+        focal: focal length divided by the long side.
+        depth: measured z-depth, 0 where there is none.
+        verified: photos whose cameras the matches bear out.
+    """
+
+    names: tuple[str, ...]
+    rgb: Float[Tensor, "V 3 H W"]
+    use: Float[Tensor, "V H W"]
+    portrait: Bool[Tensor, "V"]
+    c2w: Float[Tensor, "V 4 4"]
+    focal: Float[Tensor, "V"]
+    depth: Float[Tensor, "V H W"]
+    verified: tuple[bool, ...]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the stored views."""
+        return int(self.rgb.shape[2]), int(self.rgb.shape[3])
+
+    def to(self, device: torch.device) -> Study:
+        """The same on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("rgb", "use", "portrait", "c2w", "focal", "depth")}
+        return replace(self, **moved)
+
+    def resized(self, long_side: int, multiple: int) -> Study:
+        """The same at another size, cropped about the middle to whole patches.
+
+        Args:
+            long_side: new width, no larger than now, a multiple of ``multiple``.
+            multiple: both sides become multiples of it.
+        """
+        height, width = self.size_hw
+        tall = round(height * long_side / width)
+        rows = max(multiple, tall // multiple * multiple)
+        tall = max(tall, rows)
+        top = (tall - rows) // 2
+        rgb = functional.interpolate(self.rgb, (tall, long_side), mode="area")[:, :, top : top + rows]
+        # Depth and masks don't mix: the nearest pixel speaks.
+        row = ((torch.arange(tall, device=rgb.device) + 0.5) * height / tall).long()[top : top + rows]
+        column = ((torch.arange(long_side, device=rgb.device) + 0.5) * width / long_side).long()
+        small = {name: getattr(self, name)[:, row][:, :, column].contiguous() for name in ("use", "depth")}
+        return replace(self, rgb=rgb.contiguous(), **small)
+
+    def batch(self, index: Sequence[int]) -> Batch:
+        """One training scene of these views; the first is the reference."""
+        chosen = list(index)
+        shared = torch.ones(1, len(chosen), len(chosen), device=self.rgb.device)
+        return Batch(
+            rgb=self.rgb[chosen][None],
+            depth=self.depth[chosen][None],
+            c2w=self.c2w[chosen][None],
+            focal=self.focal[chosen][None],
+            portrait=self.portrait[chosen][None],
+            overlap=shared,
+            kind=torch.zeros(1, dtype=torch.long, device=self.rgb.device),
+        )
+
+
+def study_photos(
+    photos: Sequence[Photo],
+    priors: Priors,
+    model: LoadedModel,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> Study:
+    """Solve and verify the photos' cameras as ``flare reconstruct`` does, and keep what is measured.
+
+    Args:
+        photos: two or more.
+        priors: what is known about their cameras.
+        model: the network before it is adapted.
+        device: where it is; the study itself comes back on the CPU.
+        seed: of the solvers.
+        on_progress: told about the stages.
+    """
+    predicted = predict(photos, model, device, K=priors.K, on_progress=on_progress)
+    initial = assemble_views(photos, scene_views(predicted, priors), predicted, priors)
+    threads = cpu_count()
+
+    def from_own_matches() -> Reconstruction:
+        return solve_from_matches(initial, dense_matches(predicted), photos, priors, threads=threads, seed=seed)
+
+    options = RefineOptions(threads=threads, seed=seed)
+    refined = refine(initial, photos, priors, options, on_progress, better=from_own_matches)
+    return study_of(refined, predicted)
+
+
+def study_of(reconstruction: Reconstruction, predicted: Predicted) -> Study:
+    """The measured part of a refined reconstruction, in the pixels of the network.
+
+    Args:
+        reconstruction: all photos, verified or not.
+        predicted: how the network saw the same photos.
+    """
+    prepared, cameras = predicted.prepared, reconstruction.cameras
+    width = prepared.views.rgb.shape[3]
+    count = len(reconstruction)
+    K = np.stack([map_intrinsics(cameras.K[i], prepared.prepared_from_photo[i]) for i in range(count)])
+    depth = np.stack([_measured_depth(reconstruction, prepared, view) for view in range(count)])
+    status = {verdict.name: verdict.status for verdict in reconstruction.verdicts}
+    verified = tuple(
+        status[name] == "verified" and bool((depth[view] > 0).any())
+        for view, name in enumerate(reconstruction.image_names)
+    )
+    unit = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
+    c2w = np.array(cameras.c2w)
+    c2w[:, :3, 3] /= unit
+    k1 = np.zeros(count) if cameras.k1 is None else cameras.k1
+    views = prepared.views
+    rgb = [_undistorted(views.rgb[i], bool(views.portrait[i]), K[i], float(k1[i])) for i in range(count)]
+    return Study(
+        reconstruction.image_names,
+        torch.stack(rgb),
+        torch.ones(views.rgb[:, 0].shape) if prepared.masks is None else prepared.masks.float(),
+        views.portrait,
+        torch.from_numpy(c2w).float(),
+        torch.from_numpy(K[:, 0, 0] / width).float(),
+        torch.from_numpy(depth / unit).float(),
+        verified,
+    )
+
+
+def _measured_depth(reconstruction: Reconstruction, prepared: Prepared, view: int) -> Float[np.ndarray, "H W"]:
+    """Depth of a stored view: what stereo measured, else what the sparse points near a pixel say, else 0."""
+    height, width = prepared.views.rgb.shape[2:]
+    portrait = bool(prepared.views.portrait[view])
+    size = (width, height) if portrait else (height, width)
+    depth = _sparse_depth(reconstruction, prepared.prepared_from_photo[view], view, size)
+    dense = reconstruction.depth_maps[view]
+    if dense is not None and dense.confidence.max() > _MEASURED:
+        photo_from_prepared = np.linalg.inv(prepared.prepared_from_photo[view])
+        map_from_prepared = dense.K @ np.linalg.inv(reconstruction.cameras.K[view]) @ photo_from_prepared
+        column, row = np.moveaxis(map_pixels(map_from_prepared, pixel_grid(*size)).astype(int), -1, 0)
+        inside = (column >= 0) & (row >= 0) & (column < dense.depth.shape[1]) & (row < dense.depth.shape[0])
+        row, column = np.where(inside, row, 0), np.where(inside, column, 0)
+        measured = inside & (dense.confidence[row, column] > _MEASURED)
+        depth = np.where(measured, dense.depth[row, column], depth)
+    if prepared.masks is not None:
+        use = prepared.masks[view].numpy()
+        depth = np.where(use.T if portrait else use, depth, 0)
+    return depth.T if portrait else depth
+
+
+def _sparse_depth(
+    reconstruction: Reconstruction, prepared_from_photo: np.ndarray, view: int, size_hw: tuple[int, int]
+) -> Float[np.ndarray, "H W"]:
+    tracks, w2c = reconstruction.tracks, reconstruction.cameras.w2c[view]
+    mine = tracks.view_index == view
+    z = tracks.xyz[tracks.point_index[mine]] @ w2c[2, :3] + w2c[2, 3]
+    place = np.floor(map_pixels(prepared_from_photo, tracks.pixel[mine])).astype(int)
+    nearest = np.full(size_hw, np.inf)
+    for down in _SPLAT:
+        for across in _SPLAT:
+            column, row = place[:, 0] + across, place[:, 1] + down
+            good = (z > 0) & (column >= 0) & (row >= 0) & (column < size_hw[1]) & (row < size_hw[0])
+            np.minimum.at(nearest, (row[good], column[good]), z[good])
+    return np.where(np.isfinite(nearest), nearest, 0.0)
+
+
+def _undistorted(stored: Tensor, portrait: bool, K: np.ndarray, k1: float) -> Tensor:
+    """A stored view (3, H, W) as the pinhole camera K (upright pixels of the view) would have taken it."""
+    if k1 == 0:
+        return stored
+    upright = stored.transpose(1, 2) if portrait else stored
+    size = np.array([upright.shape[2], upright.shape[1]])
+    seen = photo_pixels(K, k1, pixel_grid(upright.shape[1], upright.shape[2]))
+    # grid_sample has the outer edges of the image at -1 and 1, which is where pixels 0 and W lie here.
+    grid = torch.from_numpy(2 * seen / size - 1).float()[None]
+    found = functional.grid_sample(upright[None], grid, padding_mode="border", align_corners=False)[0]
+    return (found.transpose(1, 2) if portrait else found).contiguous()
