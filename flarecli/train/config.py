@@ -6,7 +6,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
@@ -45,7 +46,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         if len(self.views) != len(self.view_weights):
-            raise InputError("views and view_weights of a phase must have the same length")
+            raise InputError("views and view_weights of a phase must have the same length", "give each its weight")
         if self.stages not in {1, 3}:
             raise InputError(f"stages of a phase must be 1 or 3, not {self.stages}")
         if self.train_only not in {None, "gaussians"}:
@@ -148,7 +149,9 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
     return replace(config, **{k: v for k, v in (overrides or {}).items() if v is not None})
 
 
-def _make(kind: type[_T], values: Mapping[str, Any], where: str) -> _T:
+def _make(kind: type[_T], values: Any, where: str) -> _T:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} must be a table of {kind.__name__}", "see examples/05_train_small.py")
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -156,8 +159,27 @@ def _make(kind: type[_T], values: Mapping[str, Any], where: str) -> _T:
     required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
-        raise InputError(f"{where}: {missing[0]!r} is missing")
-    return kind(**{name: _tuples(value) for name, value in values.items()})
+        raise InputError(f"{where}: {missing[0]!r} is missing", f"needed are {', '.join(required)}")
+    given, types = {name: _tuples(value) for name, value in values.items()}, get_type_hints(kind)
+    wrong = [name for name, value in given.items() if not _fits(value, types[name])]
+    if wrong:
+        raise InputError(f"{where}: {wrong[0]} can't be {given[wrong[0]]!r}", f"its type is {known[wrong[0]].type}")
+    return kind(**given)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value has an annotated type; whole numbers are numbers too, truth values are none."""
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        many = len(parts) == 2 and parts[1] is Ellipsis
+        if not isinstance(value, tuple) or not (many or len(value) == len(parts)):
+            return False
+        return all(map(_fits, value, parts[:1] * len(value) if many else parts))
+    if wanted in (int, float):
+        return isinstance(value, int if wanted is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, wanted)
 
 
 def _tuples(value: Any) -> Any:

@@ -147,6 +147,13 @@ def test_the_time_box_ends_the_run(config, tmp_path):
         ('size = "tiny"', 'size = "huge"', "unknown network size 'huge'"),
         ("views = [2, 3]", "views = [2]", "same length"),
         ("seed = 7", "seed = ", "can't read"),
+        ("[[phases]]", "[phases]", r"\[\[phases\]\] must be a table"),
+        ("seed = 7", 'seed = "7"', "seed can't be '7'"),
+        ("seed = 7", "seed = true", "seed can't be True"),
+        ("minutes = 30", "minutes = [30]", r"minutes can't be \(30,\)"),
+        ("focal = 0.5", 'focal = "much"', r"\[weights\]: focal can't be 'much'"),
+        ("views = [2, 3]", "views = [2, 3.5]", r"\[\[phases\]\]: views can't be \(2, 3.5\)"),
+        ("images = 8", "images = 8\ncanvases = [[16, 24], [16]]", "canvases can't be"),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(config, old, new, message):
