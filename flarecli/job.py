@@ -36,6 +36,8 @@ class SceneJob:
         intrinsics: known intrinsics as a COLMAP model, transforms.json or "35mm=28"; "exif" trusts the photos' own.
         shared_camera: which photos share one camera: none, folder, all, or auto (same camera model, size and focal).
         refine: auto verifies and refines, ba only adjusts the network's cameras, none keeps the network's answer.
+        fit_poses: fit the network's cameras to what its Gaussians look like in the photos, before any refinement; auto
+            does so for networks without a pose head.
         exports: names of ``flarecli.export.EXPORTERS``.
         mesh: how the mesh is made; none leaves it out.
         depth_exr: also write depth as EXR.
@@ -61,6 +63,7 @@ class SceneJob:
     intrinsics: str | None = None
     shared_camera: Literal["auto", "none", "folder", "all"] = "auto"
     refine: Literal["auto", "none", "ba"] = "auto"
+    fit_poses: Literal["auto", "on", "off"] = "auto"
     exports: tuple[str, ...] = DEFAULT_EXPORTS
     mesh: Literal["tsdf", "poisson", "none"] = "tsdf"
     depth_exr: bool = False

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flarecli.errors import InputError
 from flarecli.job import Progress, SceneJob, SceneResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flarecli.images.loading import PhotoSet
+    from flarecli.inference.predict import Predicted
     from flarecli.inference.readout import View
     from flarecli.model.loading import LoadedModel
     from flarecli.scene.priors import Priors
@@ -120,6 +122,11 @@ def _reconstruct(
     with clock("assemble"):
         views = scene_views(predicted, priors)
         initial = assemble_views(photos, views, predicted, priors)
+    fitted = {}
+    if job.fit_poses == "on" or (job.fit_poses == "auto" and not model.spec.pose_head):
+        with clock("fit poses"):
+            views, fitted = _fit_poses(job, views, initial, predicted, priors)
+            initial = assemble_views(photos, views, predicted, priors)
 
     def from_own_matches() -> Reconstruction:
         with clock("own matches"):
@@ -144,7 +151,7 @@ def _reconstruct(
     return dataclasses.replace(
         result,
         verdicts=(*result.verdicts, *photo_set.dropped),
-        provenance={**provenance, **result.provenance},
+        provenance={**provenance, **fitted, **result.provenance},
     )
 
 
@@ -159,6 +166,35 @@ def _with_gaussians(views: Sequence[View], initial: Reconstruction, result: Reco
         # They heed the depth of other photos too, which is worked out when they are asked for.
         return dataclasses.replace(result, first_gaussians=gaussians, provenance=note)
     return dataclasses.replace(result, gaussians=gaussians, provenance=note)
+
+
+def _fit_poses(
+    job: SceneJob, views: list[View], initial: Reconstruction, predicted: Predicted, priors: Priors
+) -> tuple[list[View], dict[str, Any]]:
+    """Views whose cameras fit their photos, and the figures for the manifest; known poses stay.
+
+    Raises:
+        InputError: the network predicts no Gaussians to compare with the photos, and the user asked for it.
+    """
+    import numpy as np
+
+    from flarecli.appearance.network_poses import fit_network_poses
+    from flarecli.appearance.photos import rendering_device
+    from flarecli.inference.readout import with_pose
+
+    gaussians = [view.gaussians for view in views if view.gaussians is not None]
+    if len(gaussians) < len(views):
+        raise InputError(
+            f"{job.model} predicts no Gaussians of a depth of their own to fit poses with", "leave out --fit-poses on"
+        )
+    if priors.c2w is not None:
+        return views, {}
+    K = np.stack([depth_map.K for depth_map in initial.depth_maps if depth_map is not None])
+    windows = [window.photos for window in predicted.windows]
+    c2w, note = fit_network_poses(
+        gaussians, initial.cameras.c2w, K, predicted.prepared, windows, rendering_device(job.device)
+    )
+    return [with_pose(view, pose) for view, pose in zip(views, c2w, strict=True)], {"pose_fit": note}
 
 
 def _write(

@@ -94,6 +94,23 @@ def test_intrinsics_from_the_option_reach_the_network(run, tmp_path: Path) -> No
     assert len(raw) == 2 and (len(raw[0]) != len(raw[1]) or np.abs(raw[0] - raw[1]).max() > 1e-6)
 
 
+def test_poses_are_fitted_where_the_network_has_no_head_for_them(run, tmp_path: Path) -> None:
+    fitted = run("noposplat", refine="none", output=tmp_path / "fitted").manifest
+    assert fitted["model"]["pose_fit"]["photos"] == 3 and "fit poses" in fitted["timings_s"]
+    before, after = fitted["model"]["pose_fit"]["loss"]
+    assert after <= before
+    for name, options in {"noposplat": {"fit_poses": "off"}, "spfsplatv2": {}}.items():
+        assert "pose_fit" not in run(name, refine="none", output=tmp_path / name, **options).manifest["model"]
+    asked = run("spfsplatv2", refine="none", fit_poses="on", output=tmp_path / "asked").manifest
+    assert asked["model"]["pose_fit"]["photos"] == 3
+
+
+def test_fitting_poses_needs_gaussians(photos: Path, tmp_path: Path) -> None:
+    job = SceneJob(sources=(str(photos),), output=tmp_path / "scene", model="flare-test", fit_poses="on")
+    with pytest.raises(InputError, match="predicts no Gaussians of a depth"):
+        run_scene(job)
+
+
 def test_one_photo_is_refused(run, photos: Path) -> None:
     for path in sorted(photos.iterdir())[1:]:
         path.unlink()

@@ -182,6 +182,13 @@ class SceneOptions:
             rich_help_panel=_REFINE,
         ),
     ] = SceneJob.refine
+    fit_poses: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(
+            help="Fit the network's cameras to how its Gaussians look in the photos; auto: networks without pose head.",
+            rich_help_panel=_REFINE,
+        ),
+    ] = SceneJob.fit_poses
     min_registered: Annotated[
         float,
         typer.Option(

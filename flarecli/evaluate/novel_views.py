@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from flarecli.appearance.align import align_camera
 from flarecli.appearance.holdout import choose_held_out, gaussians_without
 from flarecli.appearance.photos import Progress, View, load_views, rendering_device, show
-from flarecli.appearance.poses import moved_cameras
 from flarecli.export.archive import load_scene
 from flarecli.render.quality import psnr, ssim
 from flarecli.render.splats import Splats
 
 if TYPE_CHECKING:
     from flarecli.evaluate.lpips import Lpips
-
-_ALIGN_STEPS, _ALIGN_RATE = 100, 2e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +50,8 @@ def evaluate_novel_views(scene: Path, options: NovelViewOptions, on_progress: Pr
         JSON values: ``held_out`` (names), ``gaussians``, ``long_side``, means over the held-out photos ``psnr_db``,
         ``ssim``, ``lpips`` (None without weights), ``covered`` (share of pixels with opacity above a half), then
         ``lpips_backbone``, ``photos_by_name`` (the same per photo), and ``aligned`` (None unless asked for): the means
-        after moving each camera by gradient descent on the picture's error, which leaves errors of the held-out cameras
-        out of account, as the papers do.
+        after moving each camera to where its picture fits best, which leaves errors of the held-out cameras out of
+        account, as the papers do.
 
     Raises:
         InputError: no such scene, or a set of photos that can't be held out.
@@ -72,7 +70,7 @@ def evaluate_novel_views(scene: Path, options: NovelViewOptions, on_progress: Pr
     for index, view in enumerate(views):
         photos[view.name] = compare(splats, view, lpips)
         if options.align_poses:
-            aligned[view.name] = compare(splats, align_camera(splats, view), lpips)
+            aligned[view.name] = compare(splats, align_camera(splats, view).view, lpips)
         if on_progress:
             on_progress("novel views", index + 1, len(views))
     return {
@@ -97,25 +95,6 @@ def compare(splats: Splats, view: View, lpips: Lpips | None = None) -> dict[str,
         "lpips": None if lpips is None else lpips(color, view.rgb),
         "covered": float((rendered.alpha[0] > 0.5).float().mean()),
     }
-
-
-def align_camera(splats: Splats, view: View, steps: int = _ALIGN_STEPS) -> View:
-    """The view with its camera moved to where the Gaussians look most like the photo (mean squared error and SSIM)."""
-    move = torch.zeros(1, 6, device=view.w2c.device, requires_grad=True)
-    optimizer = torch.optim.Adam([move], lr=_ALIGN_RATE)
-    best, best_loss = view, float("inf")
-    reach = float(np.median((splats.means.detach() @ view.w2c[2, :3] + view.w2c[2, 3]).abs().cpu()))
-    for _ in range(steps):
-        moved = replace(view, w2c=moved_cameras(view.w2c[None], move, reach)[0])
-        color = show(splats, moved).color[0]
-        error = ((color - view.rgb).square().mean(-1) * view.weight).mean()
-        loss = error + 0.1 * (1 - ssim(color, view.rgb, view.weight))
-        if loss.item() < best_loss:
-            best, best_loss = replace(moved, w2c=moved.w2c.detach()), loss.item()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return best
 
 
 def _means(photos: dict[str, dict[str, float | None]]) -> dict[str, float | None]:

@@ -16,7 +16,6 @@ from flarecli.inference.readout import View
 from flarecli.render.rays import place_on_rays
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.gaussians import Gaussians
-from flarecli.scene.harmonics import rotate_sh
 from flarecli.scene.reconstruction import DepthMap, Reconstruction
 from flarecli.scene.views import GaussianMaps
 
@@ -75,16 +74,15 @@ def _place(
     means, ratio = means[good], ratio[good]
     depth = means[:, 2] * ratio
     plane = normalise(new.K, map_pixels(new_from_old, denormalise(old.K, means[:, :2] / means[:, 2:])))
-    rotation, center = final.c2w[photo, :3, :3], final.c2w[photo, :3, 3]
     zoom = initial.focal_px[photo] / final.focal_px[photo]
-    turned = Rotation.from_matrix(rotation) * Rotation.from_quat(gaussians.quats_wxyz[good], scalar_first=True)
-    return Gaussians(
-        np.column_stack([plane * depth[:, None], depth]) @ rotation.T + center,
+    in_camera = Gaussians(
+        np.column_stack([plane * depth[:, None], depth]),
         np.maximum(gaussians.scales[good] * (ratio * zoom)[:, None], _MIN_SCALE),
-        turned.as_quat(scalar_first=True),
+        gaussians.quats_wxyz[good],
         gaussians.opacities[good],
-        rotate_sh(gaussians.sh[good], rotation),
+        gaussians.sh[good],
     )
+    return in_camera.moved(final.c2w[photo])
 
 
 def _place_on_rays(

@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import poselib
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from flarecli.geometry.projection import focal_from_pointmap, intrinsics, map_intrinsics, pixel_grid
 from flarecli.geometry.transforms import invert_rigid, rigid, umeyama
 from flarecli.inference.predict import Window
 from flarecli.scene.gaussians import Gaussians
-from flarecli.scene.harmonics import rotate_sh
 from flarecli.scene.views import GaussianMaps
 
 _MAX_PIXELS = 3000
@@ -90,20 +88,31 @@ def read_window(
 
 def _in_camera(view: View, maps: GaussianMaps) -> Gaussians:
     """Upright Gaussians of one view, moved from the window's frame into that of the view's camera."""
-    rotation = view.c2w[:3, :3].T
     quats_wxyz = maps.quats_wxyz.reshape(-1, 4).numpy().astype(np.float64)
     length = np.linalg.norm(quats_wxyz, axis=1, keepdims=True)
     # A raw quaternion of zeros says nothing; any orientation does for it.
     quats_wxyz = np.where(length > 0.5, quats_wxyz, np.array([1.0, 0.0, 0.0, 0.0]))
-    turned = Rotation.from_matrix(rotation) * Rotation.from_quat(quats_wxyz, scalar_first=True)
-    means = (view.points.reshape(-1, 3) - view.c2w[:3, 3]) @ view.c2w[:3, :3]
-    return Gaussians(
-        np.nan_to_num(means, nan=0.0, posinf=0.0, neginf=0.0),
+    from_camera = view.points.reshape(-1, 3) - view.c2w[:3, 3]
+    gaussians = Gaussians(
+        np.nan_to_num(from_camera, nan=0.0, posinf=0.0, neginf=0.0),
         np.maximum(maps.scales.reshape(-1, 3).numpy(), 1e-12),
-        turned.as_quat(scalar_first=True),
+        quats_wxyz,
         maps.opacities.reshape(-1).numpy(),
-        rotate_sh(maps.sh.flatten(0, 1).numpy(), rotation),
+        maps.sh.flatten(0, 1).numpy(),
     )
+    return gaussians.moved(rigid(view.c2w[:3, :3].T, np.zeros(3)))
+
+
+def with_pose(view: View, c2w: Float[np.ndarray, "4 4"]) -> View:
+    """The view with its camera elsewhere; its points and Gaussians stay where they are.
+
+    Args:
+        view: any.
+        c2w: the new pose, in the world of the old one.
+    """
+    depth = ((view.points - c2w[:3, 3]) @ c2w[:3, :3])[..., 2]
+    gaussians = None if view.gaussians is None else view.gaussians.moved(invert_rigid(c2w) @ view.c2w)
+    return replace(view, c2w=c2w, depth=np.maximum(np.nan_to_num(depth, posinf=0.0), 0.0), gaussians=gaussians)
 
 
 def _upright(values: np.ndarray, portrait: bool) -> np.ndarray:

@@ -123,6 +123,7 @@ _ROWS = (
         canvas=_SQUARE_FOR_FLARE,
         max_views=2,
         takes_intrinsics=True,
+        pose_head=False,
     ),
     ModelSpec(
         name="noposplat",
@@ -133,6 +134,7 @@ _ROWS = (
         canvas=_SQUARE,
         max_views=2,
         takes_intrinsics=True,
+        pose_head=False,
     ),
     ModelSpec(
         name="noposplat-3view",
@@ -144,6 +146,7 @@ _ROWS = (
         max_views=3,
         min_views=3,
         takes_intrinsics=True,
+        pose_head=False,
     ),
     ModelSpec(
         name="spfsplat",

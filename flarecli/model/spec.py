@@ -64,6 +64,7 @@ class ModelSpec:
         max_views: most views that one forward pass is meant for.
         min_views: fewest views that the weights were trained for.
         takes_intrinsics: whether the network reads the intrinsics of its views.
+        pose_head: whether the network predicts poses; those of others come from PnP on the centres of its Gaussians.
         hidden: whether lists leave it out.
     """
 
@@ -76,4 +77,5 @@ class ModelSpec:
     max_views: int
     min_views: int = 2
     takes_intrinsics: bool = False
+    pose_head: bool = True
     hidden: bool = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.spatial.transform import Rotation
 
 from flarecli.scene.arrays import frozen
+from flarecli.scene.harmonics import rotate_sh
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 
@@ -56,6 +58,21 @@ class Gaussians:
         views = None if self.view_index is None else self.view_index[keep]
         parts = (self.means, self.scales, self.quats_wxyz, self.opacities, self.sh)
         return Gaussians(*(part[keep] for part in parts), view_index=views)
+
+    def moved(self, b_from_a: Float[np.ndarray, "4 4"]) -> Gaussians:
+        """The same Gaussians in another frame: centres, axes and colours turn together.
+
+        Args:
+            b_from_a: rigid motion.
+        """
+        rotation = b_from_a[:3, :3]
+        turned = Rotation.from_matrix(rotation) * Rotation.from_quat(self.quats_wxyz, scalar_first=True)
+        return replace(
+            self,
+            means=self.means.astype(np.float64) @ rotation.T + b_from_a[:3, 3],
+            quats_wxyz=turned.as_quat(scalar_first=True),
+            sh=rotate_sh(self.sh, rotation),
+        )
 
     @property
     def sh_degree(self) -> int:

@@ -60,7 +60,7 @@ def test_every_field_of_the_job_has_an_option():
 def test_every_option_reaches_its_field(jobs):
     line = """reconstruct a b/*.jpg -o out --model flare --weights w.safetensors --device cuda:1 --max-memory 1.5G
         --seed 9 --preset best --masks m --poses p --intrinsics 35mm=28 --shared-camera folder --refine ba
-        --export colmap,depth --export mesh --export colmap --mesh poisson --depth-exr --colmap-text
+        --fit-poses off --export colmap,depth --export mesh --export colmap --mesh poisson --depth-exr --colmap-text
         --min-registered 0.9 --strict --overwrite --license-policy commercial --offline"""
     assert run(line.split()) == 6
     assert jobs == [
@@ -78,6 +78,7 @@ def test_every_option_reaches_its_field(jobs):
             intrinsics="35mm=28",
             shared_camera="folder",
             refine="ba",
+            fit_poses="off",
             exports=("colmap", "depth", "mesh"),
             mesh="poisson",
             depth_exr=True,

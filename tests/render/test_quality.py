@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
-from flarecli.render.quality import ssim, ssim_map
+from flarecli.render.quality import ssim, ssim_map, structure
+from tests.model.published import SHARED
 
 
 def pictures(seed=0):
@@ -29,6 +31,26 @@ def test_equal_pictures_weights_and_gradient():
     assert float(ssim(a, mixed, weight)) > 0.99 > 0.95 > float(ssim(a, mixed))
     a = a.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ssim_map(x, b[:12, :13].double()), a[:12, :13].detach().requires_grad_())
+
+
+@pytest.mark.shared
+def test_recorded_structure_term():
+    path = SHARED / "noposplat" / "noposplat_functions.npz"
+    if not path.exists():
+        pytest.skip("the recorded values are not beside the project")
+    recorded = np.load(path)
+    truth, close, equal = (
+        torch.tensor(recorded[name]).permute(0, 2, 3, 1) for name in ("metric/gt", "metric/pred", "ssimparts/in_b2")
+    )
+    for other, expected in ((close, "ssimparts/ssim_bright_contrast_struct"), (equal, "ssimparts/b2")):
+        found = np.mean([float(structure(a, b)) for a, b in zip(truth, other, strict=True)])
+        assert found == pytest.approx(float(recorded[expected][3]), abs=1e-6)
+
+
+def test_structure_ignores_the_exposure():
+    a, _ = pictures()
+    assert float(structure(a, 0.6 * a + 0.1)) == pytest.approx(0.98, abs=1e-4)
+    assert float(structure(a, 1 - a)) < -0.9
 
 
 def test_too_small():
