@@ -25,7 +25,7 @@ flare train --fine-tune scene other-scene -o tuned
 
 flare train --self-supervised photos -o adapted --minutes 10
 
-flare reconstruct photos -o scene --weights adapted/flare-small.safetensors
+flare reconstruct photos -o scene --weights adapted/flare-small.safetensors --refine none
 """
 
 
