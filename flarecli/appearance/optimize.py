@@ -210,7 +210,7 @@ def _keeper(run: _Run, phase: str, total: int, on_progress: Progress | None) -> 
 def replace_gaussians(
     scene: Path, reconstruction: Reconstruction, gaussians: Gaussians, notes: dict[str, Any]
 ) -> list[str]:
-    """Put other Gaussians into a scene: into its archive, gaussians.ply, and its .splat and .spz where it has them.
+    """Put other Gaussians into a scene: its archive, gaussians.ply, and its .splat, .spz and .sog where it has them.
 
     Everything is written beside and checked before the first file moves; other files of the scene stay.
 
@@ -219,7 +219,7 @@ def replace_gaussians(
         VerificationError: a written file does not read back.
     """
     manifest = read_manifest(scene)
-    names = ["gaussians", *(name for name in ("splat", "spz") if name in manifest.get("exports", {}))]
+    names = [name for name in GAUSSIAN_FILES if name == "gaussians" or name in manifest.get("exports", {})]
     provenance = dict(reconstruction.provenance) | {"gaussians": "optimised", "optimize": notes}
     updated = dataclasses.replace(reconstruction, gaussians=gaussians, provenance=provenance)
     try:

@@ -15,7 +15,7 @@ from flarecli.errors import VerificationError
 
 @take_groups
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A scene, COLMAP model, transforms.json or ply of any program.")],
+    path: Annotated[Path, typer.Argument(help="A scene, COLMAP model, transforms.json, ply, splat, spz or sog.")],
     talking: TalkOptions,
 ) -> None:
     """Count what a file or folder holds and check its conventions; exit code 7 when something is wrong."""
@@ -44,4 +44,6 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
 def _cell(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_cell(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " to ".join(map(_cell, value))
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

@@ -35,7 +35,7 @@ def render(
         bool, typer.Option("--contact-sheet", help="One PNG: photo, render, error, depth, normals of every photo.")
     ] = False,
     gaussians: Annotated[
-        Path | None, typer.Option(help="Gaussians from this .ply, .splat or .spz instead of the scene's own.")
+        Path | None, typer.Option(help="Gaussians from this .ply, .splat, .spz or .sog instead of the scene's own.")
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 120,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 30,

@@ -47,6 +47,7 @@ _ROWS = (
     Exporter("gaussians", "gaussians.ply", "3D Gaussians", "gaussian_files:write_gaussians"),
     Exporter("splat", "gaussians.splat", "3D Gaussians for web viewers", "gaussian_files:write_scene_splat"),
     Exporter("spz", "gaussians.spz", "3D Gaussians, compressed", "gaussian_files:write_scene_spz"),
+    Exporter("sog", "gaussians.sog", "3D Gaussians, compressed most", "gaussian_files:write_scene_sog"),
     Exporter("mesh", "mesh.ply mesh.glb", "coloured mesh, TSDF fusion of the depth maps", "mesh:write_mesh"),
     Exporter("mesh-poisson", "mesh.ply mesh.glb", "coloured mesh, Poisson on the points", "mesh:write_mesh_poisson"),
     Exporter("depth", "depth/NAME.npz", "depth and confidence per photo", "depth:write_depth"),

@@ -12,14 +12,20 @@ import numpy as np
 from flarecli.errors import InputError
 from flarecli.export.occlusion import behind_measured
 from flarecli.export.ply import load_gaussians_ply, write_gaussians_ply
-from flarecli.export.splat import read_splat, write_splat
+from flarecli.export.sog import read_sog, write_sog
+from flarecli.export.splat import load_splat, write_splat
 from flarecli.export.splats import gaussians_from_points
 from flarecli.export.spz import read_spz, write_spz
 from flarecli.scene.gaussians import Gaussians
 from flarecli.scene.reconstruction import Reconstruction
 
 _LOG = logging.getLogger(__name__)
-GAUSSIAN_FILES = {"gaussians": "gaussians.ply", "splat": "gaussians.splat", "spz": "gaussians.spz"}
+GAUSSIAN_FILES = {
+    "gaussians": "gaussians.ply",
+    "splat": "gaussians.splat",
+    "spz": "gaussians.spz",
+    "sog": "gaussians.sog",
+}
 
 
 def scene_gaussians(reconstruction: Reconstruction) -> Gaussians:
@@ -87,16 +93,23 @@ def write_scene_spz(reconstruction: Reconstruction, scene_folder: Path) -> list[
     return [path]
 
 
-def read_gaussians(path: Path) -> Gaussians:
-    """Gaussians of a .ply, .splat or .spz of any program, in the world of the file.
+def write_scene_sog(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]:
+    """Write ``gaussians.sog``."""
+    path = scene_folder / GAUSSIAN_FILES["sog"]
+    write_sog(scene_gaussians(reconstruction), path)
+    return [path]
 
-    Two defects of a .ply are repaired, with a warning: Gaussians that are not finite are left out, and opacities that
+
+def read_gaussians(path: Path) -> Gaussians:
+    """Gaussians of a .ply, .splat, .spz or .sog of any program, in the world of the file.
+
+    Two defects are repaired, with a warning: Gaussians that are not finite are left out, and opacities of a .ply that
     all lie in [0, 1] are taken for what they are, not for logits.
 
     Raises:
         InputError: another suffix, a damaged file, or nothing usable in it.
     """
-    readers = {".ply": _read_ply, ".splat": read_splat, ".spz": read_spz}
+    readers = {".ply": _read_ply, ".splat": _read_splat, ".spz": read_spz, ".sog": read_sog}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path} is no file of Gaussians", f"known suffixes: {' '.join(readers)}")
@@ -106,10 +119,20 @@ def read_gaussians(path: Path) -> Gaussians:
     return gaussians
 
 
+def _read_splat(path: Path) -> Gaussians:
+    gaussians, dropped = load_splat(path)
+    _say_dropped(path, dropped)
+    return gaussians
+
+
 def _read_ply(path: Path) -> Gaussians:
     loaded = load_gaussians_ply(path)
-    if loaded.dropped:
-        _LOG.warning("%s: %d Gaussians are not finite and were left out", path, loaded.dropped)
+    _say_dropped(path, loaded.dropped)
     if loaded.looks_activated:
         _LOG.warning("%s: all opacities lie in [0, 1]; they are read as opacities, not as logits", path)
     return loaded.gaussians
+
+
+def _say_dropped(path: Path, dropped: int) -> None:
+    if dropped:
+        _LOG.warning("%s: %d Gaussians are not finite and were left out", path, dropped)

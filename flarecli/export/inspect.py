@@ -1,11 +1,10 @@
-"""What a COLMAP model, transforms.json, .ply or scene folder holds, and whether its conventions are sane."""
+"""What a model, transforms.json, file of points or Gaussians, or scene holds, and whether its conventions are sane."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -15,32 +14,17 @@ from flarecli.export.archive import ARCHIVE_NAME
 from flarecli.export.colmap import NO_POINT
 from flarecli.export.colmap_raw import RawModel, find_model, read_colmap_raw
 from flarecli.export.colmap_read import read_colmap
+from flarecli.export.findings import Report
+from flarecli.export.gaussian_files import GAUSSIAN_FILES
+from flarecli.export.inspect_gaussians import PACKED, inspect_gaussians_ply, inspect_packed
 from flarecli.export.manifest import MANIFEST_NAME, read_manifest
-from flarecli.export.ply import load_gaussians_ply, read_ply, read_points_ply
+from flarecli.export.ply import read_ply, read_points_ply
 from flarecli.export.transforms_json import load_transforms, read_transforms
 from flarecli.geometry.projection import project
 from flarecli.scene.cameras import Cameras
 
-Level = Literal["ok", "warn", "bad"]
 _OFF_CENTRE = 0.01
 _HIGH_ERROR_PX = 4.0
-
-
-@dataclass
-class _Report:
-    kind: str
-    path: Path
-    counts: dict[str, Any]
-    findings: list[dict[str, str]]
-
-    def add(self, check: str, problem: str | None, level: Level = "bad") -> None:
-        """Record a check: fine when there is no problem."""
-        self.findings.append({"level": level if problem else "ok", "check": check, "message": problem or "ok"})
-
-    def as_dict(self) -> dict[str, Any]:
-        levels = [finding["level"] for finding in self.findings]
-        worst = next((level for level in ("bad", "warn") if level in levels), "ok")
-        return {"kind": self.kind, "path": str(self.path), "level": worst, **self.counts, "findings": self.findings}
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -57,6 +41,8 @@ def inspect_path(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist")
     if path.suffix == ".ply":
         return _inspect_ply(path).as_dict()
+    if path.suffix in PACKED and path.is_file():
+        return inspect_packed(path).as_dict()
     if path.suffix == ".json" and path.is_file():
         return _inspect_transforms(path).as_dict()
     if path.is_dir() and ((path / MANIFEST_NAME).is_file() or (path / ARCHIVE_NAME).is_file()):
@@ -65,7 +51,10 @@ def inspect_path(path: Path) -> dict[str, Any]:
         return _inspect_transforms(path / "transforms.json").as_dict()
     if path.is_dir():
         return _inspect_colmap(path).as_dict()
-    raise InputError(f"{path} is nothing that can be inspected", "give a COLMAP folder, transforms.json, .ply or scene")
+    raise InputError(
+        f"{path} is nothing that can be inspected",
+        "give a COLMAP folder, transforms.json, .ply, .splat, .spz, .sog or scene",
+    )
 
 
 def _has_model(path: Path) -> bool:
@@ -77,15 +66,16 @@ def _has_model(path: Path) -> bool:
 
 
 def _inspect_scene(path: Path) -> dict[str, Any]:
-    makers: list[tuple[str, Callable[[Path], _Report]]] = [
+    makers: list[tuple[str, Callable[[Path], Report]]] = [
         ("sparse/0", _inspect_colmap),
         ("transforms.json", _inspect_transforms),
         ("points.ply", _inspect_ply),
         ("gaussians.ply", _inspect_ply),
         ("mesh.ply", _inspect_ply),
+        *((name, inspect_packed) for name in GAUSSIAN_FILES.values() if not name.endswith(".ply")),
     ]
     parts = {name: make(path / name).as_dict() for name, make in makers if (path / name).exists()}
-    report = _Report("scene", path, {"parts": parts}, [])
+    report = Report("scene", path, {"parts": parts}, [])
     if (path / MANIFEST_NAME).is_file():
         manifest = read_manifest(path)
         report.counts["counts"] = manifest.get("counts", {})
@@ -101,10 +91,10 @@ def _inspect_scene(path: Path) -> dict[str, Any]:
     return report.as_dict()
 
 
-def _inspect_colmap(path: Path) -> _Report:
+def _inspect_colmap(path: Path) -> Report:
     raw, model = read_colmap_raw(path), read_colmap(path)
     lengths = np.array([len(elements) for elements in raw.elements], int)
-    report = _Report("colmap", raw.folder, {}, [])
+    report = Report("colmap", raw.folder, {}, [])
     report.counts = {
         "images": len(raw.images),
         "cameras": len(raw.cameras),
@@ -144,7 +134,7 @@ def _reprojection_px(cameras: Cameras, tracks: Any) -> np.ndarray:
     return np.nan_to_num(np.concatenate(errors), nan=np.inf)
 
 
-def _check_links(report: _Report, raw: RawModel) -> None:
+def _check_links(report: Report, raw: RawModel) -> None:
     """Tracks and keypoints must name each other."""
     rows = zip(raw.point_ids.tolist(), raw.elements, strict=True)
     from_points = {(int(i), int(k), point) for point, elements in rows for i, k in elements}
@@ -159,7 +149,7 @@ def _check_links(report: _Report, raw: RawModel) -> None:
     )
 
 
-def _check_twins(report: _Report, folder: Path) -> None:
+def _check_twins(report: Report, folder: Path) -> None:
     both = all((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
     text = "binary and text models in one folder; programs disagree on which one they read" if both else None
     report.add("one form per folder", text, "warn")
@@ -176,7 +166,7 @@ def _image_folder(model_folder: Path) -> Path | None:
 
 
 def _check_cameras(
-    report: _Report, cameras: Cameras, names: tuple[str, ...], images: Path | None, xyz: np.ndarray
+    report: Report, cameras: Cameras, names: tuple[str, ...], images: Path | None, xyz: np.ndarray
 ) -> None:
     centre = cameras.size_hw[:, ::-1] / 2
     off = np.abs(cameras.K[:, :2, 2] - centre) / cameras.size_hw[:, ::-1] if len(cameras) else np.zeros((1, 2))
@@ -188,7 +178,7 @@ def _check_cameras(
         _check_files(report, cameras, names, images)
 
 
-def _check_view(report: _Report, cameras: Cameras, xyz: np.ndarray) -> None:
+def _check_view(report: Report, cameras: Cameras, xyz: np.ndarray) -> None:
     xyz = xyz[np.isfinite(xyz).all(1)]
     in_front, inside = [], []
     for w2c, K, size_hw in zip(cameras.w2c, cameras.K, cameras.size_hw, strict=True):
@@ -205,7 +195,7 @@ def _check_view(report: _Report, cameras: Cameras, xyz: np.ndarray) -> None:
     report.add("every camera sees points", f"{blind} cameras see none of the points" if blind else None, "warn")
 
 
-def _check_files(report: _Report, cameras: Cameras, names: tuple[str, ...], images: Path) -> None:
+def _check_files(report: Report, cameras: Cameras, names: tuple[str, ...], images: Path) -> None:
     missing, sizes = [], []
     for name, size_hw in zip(names, cameras.size_hw, strict=True):
         try:
@@ -218,10 +208,10 @@ def _check_files(report: _Report, cameras: Cameras, names: tuple[str, ...], imag
     report.add("sizes equal the files'", f"{len(sizes)} sizes differ: {sizes[0]}" if sizes else None)
 
 
-def _inspect_transforms(path: Path) -> _Report:
+def _inspect_transforms(path: Path) -> Report:
     names, cameras = read_transforms(path)
     meta = load_transforms(path)
-    report = _Report("transforms", path, {"images": len(names)}, [])
+    report = Report("transforms", path, {"images": len(names)}, [])
     xyz = np.zeros((0, 3))
     cloud = meta.get("ply_file_path")
     report.add("ply_file_path is there", None if cloud else "without it nerfstudio may ask a question", "warn")
@@ -240,36 +230,16 @@ def _inspect_transforms(path: Path) -> _Report:
     return report
 
 
-def _inspect_ply(path: Path) -> _Report:
+def _inspect_ply(path: Path) -> Report:
     ply = read_ply(path)
     names = ply.vertices.dtype.names or ()
     if "f_dc_0" in names or "rot_0" in names:
-        return _inspect_gaussians(path)
+        return inspect_gaussians_ply(path)
     kind = "mesh" if ply.counts.get("face") else "points"
-    report = _Report(kind, path, {"vertices": len(ply.vertices), "faces": ply.counts.get("face", 0)}, [])
+    report = Report(kind, path, {"vertices": len(ply.vertices), "faces": ply.counts.get("face", 0)}, [])
     xyz, rgb = read_points_ply(path)
     bad = int((~np.isfinite(xyz)).any(1).sum())
     report.add("coordinates are finite", f"{bad} rows are not finite" if bad else None)
     report.add("there are vertices", None if len(xyz) else "the file is empty")
     report.add("there are colours", "no colours" if rgb is None else None, "warn")
-    return report
-
-
-def _inspect_gaussians(path: Path) -> _Report:
-    loaded = load_gaussians_ply(path)
-    gaussians = loaded.gaussians
-    report = _Report("gaussians", path, {"gaussians": len(gaussians), "sh_degree": gaussians.sh_degree}, [])
-    vertices = read_ply(path).vertices
-    report.add("rows are finite", f"{loaded.dropped} rows are not finite" if loaded.dropped else None)
-    activated = "opacity looks activated: all values in [0, 1], but viewers expect logits"
-    report.add("opacity is a logit", activated if loaded.looks_activated else None)
-    scales = np.stack([vertices[f"scale_{i}"] for i in range(3)], 1)
-    linear = len(scales) > 0 and float(np.nanmin(scales)) > 0
-    report.add("scale is a logarithm", "scale looks linear: all values are positive" if linear else None, "warn")
-    norms = np.linalg.norm(np.stack([vertices[f"rot_{i}"] for i in range(4)], 1), axis=1)
-    unit = not len(norms) or bool(np.nanmax(np.abs(norms - 1)) < 1e-2)
-    report.add(
-        "quaternions are unit", None if unit else "quaternions are not unit; not every viewer normalises", "warn"
-    )
-    report.add("degree is at most 3", "viewers read at most degree 3" if gaussians.sh_degree > 3 else None, "warn")
     return report

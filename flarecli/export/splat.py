@@ -31,10 +31,19 @@ def write_splat(gaussians: Gaussians, path: Path) -> None:
 
 
 def read_splat(path: Path) -> Gaussians:
-    """Gaussians of degree 0.
+    """Gaussians of degree 0 without those that are not finite.
 
     Raises:
-        InputError: can't be read, of an odd length, or with values that are none.
+        InputError: as :func:`load_splat`.
+    """
+    return load_splat(path)[0]
+
+
+def load_splat(path: Path) -> tuple[Gaussians, int]:
+    """Gaussians of degree 0, and how many were left out because they are not finite or have no size or axes.
+
+    Raises:
+        InputError: can't be read, of an odd length, or every row is damaged.
     """
     try:
         data = path.read_bytes()
@@ -44,14 +53,16 @@ def read_splat(path: Path) -> Gaussians:
         raise InputError(f"{path} is no .splat: its length is not a multiple of {_ROW.itemsize} bytes")
     rows = np.frombuffer(data, _ROW)
     quats = (rows["quat"].astype(np.float32) - 128) / 128
-    norms = np.linalg.norm(quats, axis=1, keepdims=True)
+    norms = np.linalg.norm(quats, axis=1)
+    good = (
+        np.isfinite(rows["mean"]).all(1) & np.isfinite(rows["scale"]).all(1) & (rows["scale"] > 0).all(1) & (norms > 0)
+    )
+    if len(rows) and not good.any():
+        raise InputError(f"{path} is no .splat: none of its {len(rows)} rows is a Gaussian")
+    rows, quats, norms = rows[good], quats[good], norms[good]
     sh = (rows["rgba"][:, None, :3] / np.float32(255) - 0.5) / SH_C0
-    try:
-        # A damaged quaternion is all zeros: its norm is not, and the division makes the value that is refused.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return Gaussians(rows["mean"], rows["scale"], quats / norms, rows["rgba"][:, 3] / np.float32(255), sh)
-    except ValueError as error:
-        raise InputError(f"{path} is no .splat: {error}") from error
+    opacities = rows["rgba"][:, 3] / np.float32(255)
+    return Gaussians(rows["mean"], rows["scale"], quats / norms[:, None], opacities, sh), int((~good).sum())
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

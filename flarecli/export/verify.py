@@ -42,6 +42,7 @@ def verify_scene(folder: Path) -> list[str]:
         ("gaussians.ply", _check_gaussians),
         ("gaussians.splat", lambda path: _check_packed(path, folder, 32)),
         ("gaussians.spz", lambda path: _check_packed(path, folder, None)),
+        ("gaussians.sog", lambda path: _check_packed(path, folder, None)),
         ("mesh.ply", _check_mesh),
         ("mesh.glb", _check_glb),
         ("transforms.json", lambda path: _check_transforms(path, scene)),
@@ -156,6 +157,9 @@ def _check_packed(path: Path, folder: Path, row_bytes: int | None) -> None:
     gaussians = _read(path, lambda: read_gaussians(path))
     if row_bytes is not None:
         stored = path.stat().st_size / row_bytes
+    elif path.suffix == ".sog":
+        with zipfile.ZipFile(path) as archive:
+            stored = _read(path, lambda: json.loads(archive.read("meta.json")))["count"]
     else:
         with gzip.open(path) as stream:
             stored = _read(path, lambda: struct.unpack("<4sII", stream.read(12)))[2]

@@ -121,6 +121,18 @@ def test_repairs_are_stated(tmp_path, caplog):
     assert "1 Gaussians are not finite" in caplog.text and "read as opacities, not as logits" in caplog.text
 
 
+def test_rows_of_a_splat_that_are_none_are_left_out_and_stated(tmp_path, caplog):
+    gaussians = make_gaussians(20, 0)
+    write_splat(gaussians, tmp_path / "g.splat")
+    data = bytearray((tmp_path / "g.splat").read_bytes())
+    data[32:36] = struct.pack("<f", float("nan"))
+    data[64 + 12 : 64 + 16] = struct.pack("<f", -1)
+    data[96 + 28 : 96 + 32] = bytes([128] * 4)
+    (tmp_path / "g.splat").write_bytes(data)
+    assert len(read_gaussians(tmp_path / "g.splat")) == 17
+    assert "3 Gaussians are not finite" in caplog.text
+
+
 def spz_bytes(count=2, version=3, degree=0, fraction_bits=12, body=b"\0" * 40):
     return gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, version, count, degree, fraction_bits, 0, 0) + body)
 
@@ -158,9 +170,13 @@ def test_too_far_for_spz(tmp_path):
 
 
 def test_export_writes_and_verifies_them(scene):
-    written = export_scene(scene, ["splat", "spz"])
-    assert [path.name for paths in written.files.values() for path in paths] == ["gaussians.splat", "gaussians.spz"]
-    assert {"gaussians.splat", "gaussians.spz"} <= set(verify_scene(scene))
+    written = export_scene(scene, ["splat", "spz", "sog"])
+    assert [path.name for paths in written.files.values() for path in paths] == [
+        "gaussians.splat",
+        "gaussians.spz",
+        "gaussians.sog",
+    ]
+    assert {"gaussians.splat", "gaussians.spz", "gaussians.sog"} <= set(verify_scene(scene))
     whole = (scene / "gaussians.splat").read_bytes()
     (scene / "gaussians.splat").write_bytes(whole[:-32])
     with pytest.raises(VerificationError, match=r"gaussians\.splat"):

@@ -9,7 +9,11 @@ from flarecli.errors import InputError
 from flarecli.export.colmap import write_colmap
 from flarecli.export.inspect import inspect_path
 from flarecli.export.ply import write_ply
+from flarecli.export.sog import write_sog
+from flarecli.export.splat import write_splat
+from flarecli.export.spz import write_spz
 from flarecli.geometry.transforms import rigid
+from tests.synthetic import make_gaussians
 
 
 def problems(report) -> dict[str, str]:
@@ -115,6 +119,33 @@ def test_activated_gaussians(scene, tmp_path):
     for part in ("opacity looks activated", "scale looks linear", "quaternions are not unit", "1 rows are not finite"):
         assert part in messages
     assert inspect_path(tmp_path / "g.ply")["level"] == "bad"
+
+
+@pytest.mark.parametrize("suffix", ["splat", "spz", "sog"])
+def test_packed_gaussians(tmp_path, suffix):
+    gaussians = make_gaussians(60, 0 if suffix == "splat" else 2)
+    path = tmp_path / f"g.{suffix}"
+    {"splat": write_splat, "spz": write_spz, "sog": write_sog}[suffix](gaussians, path)
+    found = inspect_path(path)
+    assert (found["kind"], found["gaussians"], found["level"]) == ("gaussians", 60, "ok")
+    assert found["sh_degree"] == gaussians.sh_degree
+    for i, axis in enumerate("xyz"):
+        assert found["bounds"][axis] == pytest.approx(
+            [gaussians.means[:, i].min(), gaussians.means[:, i].max()], abs=0.01
+        )
+    assert found["median_opacity"] == pytest.approx(np.median(gaussians.opacities), abs=0.01)
+    faint = dataclasses.replace(gaussians, opacities=np.full(60, 1e-4))
+    {"splat": write_splat, "spz": write_spz, "sog": write_sog}[suffix](faint, path)
+    assert "nothing can be seen" in " ".join(problems(inspect_path(path)))
+
+
+def test_a_splat_with_damaged_rows(tmp_path):
+    write_splat(make_gaussians(5, 0), tmp_path / "g.splat")
+    data = b"\xff" * 32 + (tmp_path / "g.splat").read_bytes()
+    (tmp_path / "g.splat").write_bytes(data)
+    found = inspect_path(tmp_path / "g.splat")
+    assert found["level"] == "bad" and found["gaussians"] == 5
+    assert "1 rows are not finite" in " ".join(problems(found))
 
 
 def test_transforms_without_the_two_keys(scene):
