@@ -1,4 +1,4 @@
-"""``.sog`` files: Gaussians as lossless WebP pictures and a ``meta.json`` in one zip, about a twentieth of a .ply.
+"""``.sog`` files: Gaussians as lossless WebP pictures and a ``meta.json`` in one zip, a sixth of a .ply or less.
 
 Version 2 of the format. Every pixel is a Gaussian: 16 bits per coordinate after a logarithm, the three smallest parts
 of the quaternion in 8 bits each, scales, colours and harmonics as indices into codebooks of 256 values, and the

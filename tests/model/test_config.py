@@ -26,6 +26,8 @@ def test_published_row() -> None:
     assert spec.canvas.size_hw == (384, 512)
     assert spec.weights is not None and not spec.weights.commercial
     assert (spec.weights.hub_repo, spec.weights.filename) == ("AntResearch/FLARE", "geometry_pose.pth")
+    views = MODELS["flare-nvs"].weights
+    assert views is not None and (views.hub_repo, views.filename) == ("zhang3z/FLARE_NVS", "NVS.pth")
 
 
 def test_canvases_fit_the_patches() -> None:
