@@ -243,12 +243,3 @@ def load_gaussians_ply(path: Path) -> GaussianFile:
         np.concatenate([table[:, None, 3:6], rest], 1),
     )
     return GaussianFile(gaussians, int((~finite).sum()), activated)
-
-
-def read_gaussians_ply(path: Path) -> Gaussians:
-    """Gaussians of a .ply, repaired where it needs it (:func:`load_gaussians_ply` tells).
-
-    Raises:
-        InputError: as :func:`load_gaussians_ply`.
-    """
-    return load_gaussians_ply(path).gaussians

@@ -15,9 +15,6 @@ from flarecli.scene.views import GaussianMaps
 SH_COEFFICIENTS = 25
 """Of one colour channel: degree 4."""
 
-FLARE_CHANNELS = 3 * SH_COEFFICIENTS + 8
-"""Colour (3), its directional part (72), opacity (1), scale (3), quaternion (4)."""
-
 SPLAT_CHANNELS = 8 + 3 * SH_COEFFICIENTS
 """Opacity (1), scale (3), quaternion (4), harmonics (75)."""
 

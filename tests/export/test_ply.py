@@ -9,7 +9,6 @@ from flarecli.errors import InputError
 from flarecli.export.ply import (
     load_gaussians_ply,
     point_vertices,
-    read_gaussians_ply,
     read_ply,
     read_points_ply,
     write_gaussians_ply,
@@ -84,13 +83,13 @@ def test_activated_opacity_and_rows_that_are_not_finite(tmp_path):
     foreign_gaussians(tmp_path / "c.ply", x=[np.nan, 0, 0, 0], scale_1=[0, np.inf, 0, 0], rot_0=[1, 1, 0, 2])
     loaded = load_gaussians_ply(tmp_path / "c.ply")
     assert (len(loaded.gaussians), loaded.dropped) == (1, 3)
-    np.testing.assert_array_equal(read_gaussians_ply(tmp_path / "c.ply").quats_wxyz, [[1, 0, 0, 0]])
+    np.testing.assert_array_equal(loaded.gaussians.quats_wxyz, [[1, 0, 0, 0]])
 
 
 def test_missing_properties(tmp_path):
     write_ply(tmp_path / "p.ply", point_vertices(np.zeros((1, 3)), np.zeros((1, 3))))
     with pytest.raises(InputError, match="no Gaussians: f_dc_0"):
-        read_gaussians_ply(tmp_path / "p.ply")
+        load_gaussians_ply(tmp_path / "p.ply")
 
 
 def test_points_as_plyfile_sees_them(synthetic, tmp_path):
