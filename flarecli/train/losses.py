@@ -12,7 +12,7 @@ from flarecli.errors import InputError
 from flarecli.model.small_output import PointMaps, SmallOutput
 from flarecli.model.small_pose import rotations
 from flarecli.train.primitives import Draw
-from flarecli.train.targets import Targets, centre_pixels, find_matches
+from flarecli.train.targets import Matches, Targets, centre_pixels, find_matches
 
 _DECAY = 0.8
 _HUBER = 0.02
@@ -139,10 +139,10 @@ def token_match_losses(out: SmallOutput, targets: Targets, weight: float) -> dic
     rows = torch.arange(batch, device=source.device)[:, None]
     encoder = out.match_logits[rows, source, target]
     described = out.token_descriptors
-    decoder = described[rows, source] @ described[rows, target].transpose(-1, -2) * out.token_temperature
+    decoder = (described[rows, source] * out.token_temperature) @ described[rows, target].transpose(-1, -2)
     return {
-        "match_encoder": weight * info_nce(encoder, matches.weights, matches.visible),
-        "match_decoder": weight * info_nce(decoder, matches.weights, matches.visible),
+        "match_encoder": weight * info_nce(encoder, matches),
+        "match_decoder": weight * info_nce(decoder, matches),
     }
 
 
@@ -163,14 +163,17 @@ def descriptor_loss(out: SmallOutput, targets: Targets, samples: int, draw: Draw
     matches = find_matches(targets, source, target, centres[cells], stride)
     dense = out.descriptors.flatten(3).transpose(2, 3)
     anchors = dense.gather(2, cells[..., None].expand(-1, -1, -1, dense.shape[-1]))
-    logits = anchors @ dense.roll(-1, 1).transpose(-1, -2) * out.descriptor_temperature
-    return info_nce(logits, matches.weights, matches.visible)
+    # The few anchors are scaled, not their many products.
+    logits = (anchors * out.descriptor_temperature) @ dense.roll(-1, 1).transpose(-1, -2)
+    return info_nce(logits, matches)
 
 
-def info_nce(logits: Tensor, weights: Tensor, visible: Tensor) -> Tensor:
-    """Mean cross entropy of the softmax over the last axis against ``weights``, over visible rows."""
-    entropy = -(weights * logits.float().log_softmax(-1)).sum(-1)
-    return (entropy * visible).sum() / visible.sum().clamp_min(1)
+def info_nce(logits: Tensor, matches: Matches) -> Tensor:
+    """Mean cross entropy of the softmax over the last axis (cells) against the matches' weights, over visible rows."""
+    logits = logits.float()
+    expected = (matches.weights * logits.gather(-1, matches.cells)).sum(-1)
+    entropy = matches.weights.sum(-1) * logits.logsumexp(-1) - expected
+    return (entropy * matches.visible).sum() / matches.visible.sum().clamp_min(1)
 
 
 def ordered_pairs(batch: int, views: int, device: torch.device) -> tuple[Tensor, Tensor]:

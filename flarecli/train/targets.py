@@ -46,11 +46,13 @@ class Matches:
     """Where pixels of one view are in another.
 
     Attributes:
-        weights: (..., n, cells) bilinear weights of the exact location on the grid of the other view, summing to 1.
+        cells: (..., n, 4) cells of the other view's grid around the exact location, row-major.
+        weights: (..., n, 4) their bilinear weights, summing to 1, or 0 where the location is off the grid.
         location: (..., n, 2) (column, row) in storage pixels.
         visible: (..., n) whether the other view sees the point.
     """
 
+    cells: Tensor
     weights: Tensor
     location: Tensor
     visible: Tensor
@@ -119,16 +121,19 @@ def find_matches(targets: Targets, source: Tensor, target: Tensor, pixels: Tenso
     flat = row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
     seen = targets.local[rows, target][..., 2].flatten(2).gather(2, flat)
     visible = inside & solid & ((seen - depth).abs() < _VISIBLE * depth)
-    return Matches(_bilinear(location / stride - 0.5, height // stride, width // stride), location, visible)
+    cells, weights = _bilinear(location / stride - 0.5, height // stride, width // stride)
+    return Matches(cells, weights, location, visible)
 
 
-def _bilinear(cell: Tensor, height: int, width: int) -> Tensor:
-    columns = torch.arange(width, device=cell.device)
-    rows = torch.arange(height, device=cell.device)
-    across = (1 - (cell[..., :1] - columns).abs()).clamp_min(0)
-    down = (1 - (cell[..., 1:] - rows).abs()).clamp_min(0)
-    weights = (down[..., :, None] * across[..., None, :]).flatten(-2)
-    return weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
+def _bilinear(place: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The four cells around each place (column, row) and their weights; those beyond the grid count nothing."""
+    corners = torch.tensor([(0, 0), (1, 0), (0, 1), (1, 1)], device=place.device)
+    around = place.floor()[..., None, :] + corners
+    weights = (1 - (place[..., None, :] - around).abs()).clamp_min(0).prod(-1)
+    size = torch.tensor([width, height], device=place.device)
+    weights = weights * ((around >= 0) & (around < size)).all(-1)
+    column, row = around.clamp(min=torch.zeros_like(size), max=size - 1).long().unbind(-1)
+    return row * width + column, weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
 
 
 def centre_pixels(height: int, width: int, stride: int, device: torch.device) -> Tensor:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from flarecli.train.losses import (
 )
 from flarecli.train.primitives import Draw, random_rotations
 from flarecli.train.renderer import RenderSize
-from flarecli.train.targets import Targets, centre_pixels, find_matches, make_targets, quats_wxyz
+from flarecli.train.targets import Matches, Targets, centre_pixels, find_matches, make_targets, quats_wxyz
 
 
 def _two_plane_batch() -> Batch:
@@ -63,7 +64,7 @@ def test_matches_of_a_wall_shift_by_focal_times_baseline_over_depth(targets):
     torch.testing.assert_close(matches.location - start, torch.tensor([-6.0, 0.0]).expand_as(start), atol=1e-4, rtol=0)
     assert matches.visible[0, 0].tolist() == [False, True, True] * 2
     # The third cell's centre pixel (20.5, 4.5) lands on 14.5: 1.3125 cells, a bilinear mixture of columns 1 and 2.
-    weights = matches.weights[0, 0, 2].view(2, 3)
+    weights = torch.zeros(6).index_add(0, matches.cells[0, 0, 2], matches.weights[0, 0, 2]).view(2, 3)
     torch.testing.assert_close(weights.sum(0), torch.tensor([0.0, 1 - 0.3125, 0.3125]), atol=1e-4, rtol=0)
 
 
@@ -164,12 +165,27 @@ def test_point_loss_ignores_scale_and_invalid_pixels_and_prefers_low_confidence_
 
 
 def test_info_nce_closed_form():
+    cells = torch.tensor([[0, 1, 2, 3]] * 3)
     weights = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [1.0, 0, 0, 0]])
-    visible = torch.tensor([True, True, False])
-    assert math.isclose(info_nce(torch.zeros(3, 4), weights, visible).item(), math.log(4), rel_tol=1e-6)
+    location, visible = torch.zeros(3, 2), torch.tensor([True, True, False])
+    matches = Matches(cells, weights, location, visible)
+    assert math.isclose(info_nce(torch.zeros(3, 4), matches).item(), math.log(4), rel_tol=1e-6)
     sharp = torch.tensor([[50.0, 0, 0, 0], [50.0, 50.0, 0, 0], [0, 50.0, 0, 0]])
-    assert math.isclose(info_nce(sharp, weights, visible).item(), math.log(2) / 2, rel_tol=1e-5)
-    assert info_nce(sharp, weights, torch.zeros(3, dtype=torch.bool)) == 0
+    assert math.isclose(info_nce(sharp, matches).item(), math.log(2) / 2, rel_tol=1e-5)
+    assert info_nce(sharp, replace(matches, visible=torch.zeros(3, dtype=torch.bool))) == 0
+
+
+def test_cells_and_weights_are_the_hats_around_the_place():
+    """Against all hats of the grid: inside, on cells, beyond one edge, and outside."""
+    pairs = torch.zeros(1, 1).long(), torch.ones(1, 1).long()
+    matches = find_matches(make_targets(_two_plane_batch()), *pairs, torch.arange(384)[None, None], 4)
+    column, row = (matches.location[0, 0, :, None] / 4 - 0.5).unbind(-1)
+    assert column.min() < -1 and column.max() > 3
+    across = (1 - (column - torch.arange(6)).abs()).clamp_min(0)
+    down = (1 - (row - torch.arange(4)).abs()).clamp_min(0)
+    hats = (down[:, :, None] * across[:, None]).flatten(1)
+    found = torch.zeros(384, 24).scatter_add(1, matches.cells[0, 0], matches.weights[0, 0])
+    torch.testing.assert_close(found, hats / hats.sum(1, keepdim=True).clamp_min(1e-6))
 
 
 def test_ordered_pairs_are_all_pairs():

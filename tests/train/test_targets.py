@@ -24,7 +24,9 @@ def test_views_agree_about_colours_where_geometry_says_they_meet(variant):
     assert 0.25 < matches.visible.float().mean() < 0.9
     rows = torch.arange(SCENES)[:, None]
     here = variant.rgb[rows, source].flatten(3).gather(3, pixels[:, :, None].expand(-1, -1, 3, -1))
-    there = variant.rgb[rows, target].flatten(3) @ matches.weights.transpose(-1, -2)
+    colours = variant.rgb[rows, target].flatten(3)
+    around = colours.gather(3, matches.cells.flatten(2)[:, :, None].expand(-1, -1, 3, -1)).unflatten(3, (-1, 4))
+    there = (around * matches.weights[:, :, None]).sum(-1)
     error = (here - there).abs().mean(2)
     unrelated = (here - here.roll(101, -1)).abs().mean(2)
     assert error[matches.visible].median() < 0.15 * unrelated.median()
