@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flarecli.adapt.check import reconstruction_psnr
 from flarecli.adapt.guard import held_out_psnr
@@ -28,7 +28,7 @@ from flarecli.job import SceneJob
 from flarecli.model.flare_small import FlareSmall
 from flarecli.model.loading import LoadedModel, load_model
 from flarecli.runtime import resolve_device, seed_everything
-from flarecli.train.optimizer import build_optimizers, learning_rate_factor
+from flarecli.train.optimizer import build_optimizers, learning_rate_factor, take_step
 from flarecli.train.primitives import Draw
 from flarecli.train.ship import write_weights
 
@@ -271,13 +271,7 @@ def _step(run: _Run, state: AdaptState, progress: float) -> None:
     terms = objective(out, run.small, context, targets, run.weights, Draw.seeded(seed, run.device))
     run.network.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()
-    norm = nn.utils.clip_grad_norm_(run.network.parameters(), _CLIP)
-    if bool(torch.isfinite(norm)):
-        factor = learning_rate_factor(state.step, progress, _WARMUP, _DECAY)
-        for optimizer in state.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            optimizer.step()
+    take_step(run.network, state.optimizers, learning_rate_factor(state.step, progress, _WARMUP, _DECAY), _CLIP)
     state.step += 1
     for name, term in terms.items():
         value = float(term.detach())

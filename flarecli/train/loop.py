@@ -28,7 +28,7 @@ from flarecli.train.evaluate import evaluate_synthetic
 from flarecli.train.evaluate_rendering import evaluate_rendering
 from flarecli.train.generator import Batch, Generator
 from flarecli.train.losses import compute_losses
-from flarecli.train.optimizer import build_optimizers, learning_rate_factor
+from flarecli.train.optimizer import build_optimizers, learning_rate_factor, take_step
 from flarecli.train.parallel import Workers, workers
 from flarecli.train.primitives import Draw
 from flarecli.train.render_loss import halved, rendering_losses
@@ -168,18 +168,14 @@ def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, progre
     state.network.zero_grad(set_to_none=True)
     loss.backward()
     state.workers.average_gradients(state.network)
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
     factor = learning_rate_factor(state.local_step, progress, config.warmup, config.decay)
-    if bool(torch.isfinite(norm)):
-        for optimizer in state.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            optimizer.step()
+    norm, taken = take_step(state.network, state.optimizers, factor, config.clip)
+    if taken:
         _average(state.ema, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
     state.step += 1
     state.local_step += 1
     state.samples += scenes * state.workers.size
-    return {**{name: float(term.detach()) for name, term in terms.items()}, "norm": float(norm), "rate": factor}
+    return {**{name: float(term.detach()) for name, term in terms.items()}, "norm": norm, "rate": factor}
 
 
 def _terms(config: TrainConfig, phase: Phase, state: _Run, batch: Batch, draw: Draw) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,30 @@ def build_optimizers(network: nn.Module, lr: float, muon_lr: float, weight_decay
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return [adamw, muon]
+
+
+def take_step(
+    network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], factor: float, clip: float
+) -> tuple[float, bool]:
+    """One step along the gradients, none where they are not finite.
+
+    Args:
+        network: holds the gradients, which are clipped in place.
+        optimizers: of :func:`build_optimizers`.
+        factor: of the peak learning rates.
+        clip: largest norm of all gradients together.
+
+    Returns:
+        The norm before it was clipped, and whether the step was taken.
+    """
+    norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
+    finite = bool(torch.isfinite(norm))
+    if finite:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
+    return float(norm), finite
 
 
 def learning_rate_factor(step: int, progress: float, warmup: int, decay: float, floor: float = 0.02) -> float:
