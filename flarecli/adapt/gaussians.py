@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flarecli.adapt.study import Study
-from flarecli.render.rasterize import Rendered, render
+from flarecli.render.rasterize import Rendered
 from flarecli.render.rays import place_on_rays
 from flarecli.render.splats import Splats
 from flarecli.scene.views import GaussianMaps
 from flarecli.train.cameras import storage_rays
+from flarecli.train.render_loss import show_stored
 from flarecli.train.targets import quats_wxyz
 
 _MIN_MEASURED = 16  # pixels that a scale needs
@@ -72,8 +73,5 @@ def show_view(splats: Splats, study: Study, view: int) -> tuple[Rendered, Tensor
     rgb, use = study.rgb[view], study.use[view]
     if bool(study.portrait[view]):
         rgb, use = rgb.transpose(1, 2), use.T
-    height, width = use.shape
-    focal = float(study.focal[view]) * max(height, width)
-    K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], device=rgb.device)
-    w2c = torch.linalg.inv(study.c2w[view])
-    return render(splats, w2c[None], K[None], (height, width)), rgb.permute(1, 2, 0), use
+    size_hw = int(use.shape[0]), int(use.shape[1])
+    return show_stored(splats, study.c2w[view], study.focal[view], size_hw), rgb.permute(1, 2, 0), use

@@ -13,7 +13,7 @@ from flarecli.train.data import STORED_VIEWS, ShardSource
 from flarecli.train.gaussian_depth import KINDS
 from flarecli.train.generator import Batch
 from flarecli.train.primitives import Draw
-from flarecli.train.render_loss import scene_splats, show_view
+from flarecli.train.render_loss import in_unit, scene_splats, show_view
 
 _MILD = 0.25
 
@@ -42,7 +42,7 @@ def evaluate_rendering(
         for one in range(len(stored.kind)):
             batch = Batch(*(getattr(stored, each.name)[one : one + 1] for each in fields(Batch)))
             photographed = Batch(augment(batch.rgb, draw, _MILD), *(getattr(batch, f.name) for f in fields(Batch)[1:]))
-            batch = photographed.to(device)
+            batch = in_unit(photographed.to(device))
             out = network(batch.rgb[:, :seen], batch.portrait[:, :seen], with_gaussians=True)
             for index, kind in enumerate(KINDS):
                 kinds = torch.full((1,), index, device=device)

@@ -8,6 +8,7 @@ is given.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from flarecli.render.rasterize import Rendered, render
 from flarecli.render.rays import place_on_rays
 from flarecli.render.splats import Splats
 from flarecli.train.cameras import storage_rays
-from flarecli.train.gaussian_depth import Placement, choose_kinds, place_depth
+from flarecli.train.gaussian_depth import choose_kinds, place_depth
 from flarecli.train.generator import Batch
 from flarecli.train.losses import LossWeights
 from flarecli.train.primitives import Draw
@@ -56,7 +57,7 @@ def rendering_losses(
         pixels that are covered), means over scenes and views.
     """
     assert out.gaussians is not None  # asked of the network by the caller
-    seen = out.gaussians.opacities.shape[1]
+    seen, batch = out.gaussians.opacities.shape[1], in_unit(batch)
     kinds = choose_kinds(draw, len(batch.kind))
     chosen = draw.integers(seen, len(batch.kind)).tolist()
     rows: list[Tensor] = []
@@ -80,11 +81,11 @@ def rendering_losses(
 
 
 def scene_splats(out: SmallOutput, batch: Batch, kinds: Tensor, draw: Draw) -> list[Splats]:
-    """The predicted Gaussians of each scene at its true cameras, median depth made ``_MIDDLE``.
+    """The predicted Gaussians of each scene at its true cameras.
 
     Args:
         out: as for :func:`rendering_losses`.
-        batch: all views, the seen ones first.
+        batch: of :func:`in_unit`; all views, the seen ones first.
         kinds: index of the kind of depth of each scene.
         draw: random source on the same device.
     """
@@ -96,10 +97,8 @@ def scene_splats(out: SmallOutput, batch: Batch, kinds: Tensor, draw: Draw) -> l
     placement = place_depth(truth, out.local.points[..., 2].detach(), rgb, kinds, draw)
     focal, portrait = batch.focal[:, :seen], batch.portrait[:, :seen]
     rays = storage_rays(height, width, focal, portrait)
-    c2w = _scaled(batch)[:, :seen]
+    c2w = batch.c2w[:, :seen]
     cameras = quats_wxyz(c2w[..., :3, :3])
-    scale = scene_scale(batch)[:, None, None, None]
-    placement = Placement(placement.depth * scale, placement.unmeasured)
     maps = out.gaussians
     return [
         place_on_rays(
@@ -115,29 +114,38 @@ def scene_splats(out: SmallOutput, batch: Batch, kinds: Tensor, draw: Draw) -> l
     ]
 
 
-def scene_scale(batch: Batch) -> Tensor:
-    """Factor (B,) that brings the median depth of each scene to ``_MIDDLE``."""
+def in_unit(batch: Batch) -> Batch:
+    """The same scenes in the frame of view 0, with a median depth of ``_MIDDLE``."""
     middle = batch.depth.masked_fill(batch.depth <= 0, torch.nan).flatten(1).nanmedian(-1).values
-    return _MIDDLE / middle.nan_to_num(1.0).clamp_min(1e-6)
-
-
-def _scaled(batch: Batch) -> Tensor:
-    """Camera to view 0 with scaled translations (B, V, 4, 4); single precision is too coarse far from the origin."""
+    scale = _MIDDLE / middle.nan_to_num(1.0).clamp_min(1e-6)
+    # Single precision is too coarse far from the origin.
     relative = torch.linalg.solve(batch.c2w[:, :1].double(), batch.c2w.double()).float()
-    relative[..., :3, 3] *= scene_scale(batch)[:, None, None]
-    return relative
+    relative[..., :3, 3] *= scale[:, None, None]
+    return replace(batch, depth=batch.depth * scale[:, None, None, None], c2w=relative)
+
+
+def show_stored(splats: Splats, c2w: Tensor, focal: Tensor, size_hw: tuple[int, int]) -> Rendered:
+    """Gaussians from the camera of a stored view, upright.
+
+    Args:
+        splats: Gaussians.
+        c2w: camera to world (4, 4).
+        focal: focal length divided by the long side; the principal point is in the middle.
+        size_hw: of the upright picture.
+    """
+    height, width = size_hw
+    focal_px = float(focal) * max(size_hw)
+    K = torch.tensor([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1]], device=c2w.device)
+    return render(splats, torch.linalg.inv(c2w)[None], K[None], size_hw)
 
 
 def show_view(splats: Splats, batch: Batch, scene: int, view: int) -> tuple[Rendered, Tensor, Tensor]:
-    """A view of a scene as rendered, its colours (H, W, 3) and its scaled depth (H, W), all upright."""
-    rgb, depth = batch.rgb[scene, view], batch.depth[scene, view] * scene_scale(batch)[scene]
+    """A view of a scene in its unit as rendered, its colours (H, W, 3) and its depth (H, W), all upright."""
+    rgb, depth = batch.rgb[scene, view], batch.depth[scene, view]
     if bool(batch.portrait[scene, view]):
         rgb, depth = rgb.transpose(1, 2), depth.transpose(0, 1)
-    height, width = depth.shape
-    focal = float(batch.focal[scene, view]) * max(height, width)
-    K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], device=depth.device)
-    w2c = torch.linalg.inv(_scaled(batch)[scene, view])
-    return render(splats, w2c[None], K[None], (height, width)), rgb.permute(1, 2, 0), depth
+    size_hw = int(depth.shape[0]), int(depth.shape[1])
+    return show_stored(splats, batch.c2w[scene, view], batch.focal[scene, view], size_hw), rgb.permute(1, 2, 0), depth
 
 
 def halved(batch: Batch, views: int) -> Tensor:

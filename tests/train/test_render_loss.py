@@ -22,7 +22,7 @@ from flarecli.train.generator import Batch
 from flarecli.train.loop import run
 from flarecli.train.losses import LossWeights
 from flarecli.train.primitives import Draw
-from flarecli.train.render_loss import halved, rendering_losses, scene_splats, show_view
+from flarecli.train.render_loss import halved, in_unit, rendering_losses, scene_splats, show_view
 from flarecli.train.targets import make_targets
 
 
@@ -58,7 +58,7 @@ def untrained() -> FlareSmall:
 
 def test_gaussians_on_exact_depth_show_the_photo_that_they_come_from(batch):
     """Portrait and landscape: rays, cameras and renderer agree."""
-    batch = replace(batch, rgb=torch.stack([checks(each) for each in make_targets(batch).world]))
+    batch = in_unit(replace(batch, rgb=torch.stack([checks(each) for each in make_targets(batch).world])))
     truth = make_targets(batch)
     with torch.no_grad():
         out = untrained()(batch.rgb, batch.portrait, with_gaussians=True)
@@ -116,7 +116,7 @@ def test_another_perceptual_distance_takes_the_place_of_ssim(batch):
 
 
 def test_gaussians_of_half_the_size_fill_pictures_of_the_whole(batch):
-    network = untrained()
+    network, batch = untrained(), in_unit(batch)
     with torch.no_grad():
         small = network(halved(batch, 4), batch.portrait, with_gaussians=True)
     assert small.gaussians is not None and small.gaussians.opacities.shape == (2, 4, 24, 32)
