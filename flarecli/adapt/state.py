@@ -1,8 +1,7 @@
-"""An adaptation in progress and its checkpoint: one file of tensors and plain values, read without running anything."""
+"""An adaptation in progress and its checkpoint."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flarecli.errors import InputError
 from flarecli.model.flare_small import FlareSmall
+from flarecli.model.resume import load_progress, save_progress
 
 CHECKPOINT_NAME = ".self-supervised-checkpoint.pt"
 
@@ -51,7 +50,6 @@ class AdaptState:
 def save_state(path: Path, state: AdaptState, signature: dict[str, Any]) -> None:
     """Write the state; the file before stays until the new one is whole."""
     values = {
-        "signature": json.dumps(signature, sort_keys=True),
         "network": state.network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "step": state.step,
@@ -61,32 +59,22 @@ def save_state(path: Path, state: AdaptState, signature: dict[str, Any]) -> None
         "history": [list(each) for each in state.history],
         "averages": state.averages,
     }
-    part = path.with_name(path.name + ".part")
-    torch.save(values, part)
-    part.replace(path)
+    save_progress(path, values, signature)
 
 
 def load_state(path: Path, state: AdaptState, signature: dict[str, Any]) -> None:
     """Bring a fresh state to where a checkpoint was; without a file it stays fresh.
 
     Raises:
-        InputError: the file is damaged, or belongs to a run with other photos, weights or options.
+        InputError: the file is damaged, or belongs to a run with other options, photos or weights.
     """
-    if not path.is_file():
-        return
-    try:
-        values = torch.load(path, weights_only=True, map_location="cpu")
-        same = values["signature"] == json.dumps(signature, sort_keys=True)
-        if same:
-            state.network.load_state_dict(values["network"])
-            for optimizer, saved in zip(state.optimizers, values["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            state.history = [(int(step), float(score)) for step, score in values["history"]]
-    except Exception as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}", "remove it and start again") from error
-    if not same:
-        raise InputError(
-            f"{path} belongs to a run with other photos, weights or options", "use the same, or another --output"
-        )
-    state.step, state.seconds, state.averages = values["step"], values["seconds"], values["averages"]
-    state.best, state.best_step = values["best"], values["best_step"]
+
+    def restore(values: dict[str, Any]) -> None:
+        state.network.load_state_dict(values["network"])
+        for optimizer, saved in zip(state.optimizers, values["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        state.history = [(int(step), float(score)) for step, score in values["history"]]
+        state.step, state.seconds, state.averages = values["step"], values["seconds"], values["averages"]
+        state.best, state.best_step = values["best"], values["best_step"]
+
+    load_progress(path, signature, restore, torch.device("cpu"), "use the same, or another --output")

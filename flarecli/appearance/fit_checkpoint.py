@@ -1,16 +1,15 @@
-"""Checkpoints of a fit: one file of tensors and plain values, written whole, read without running anything."""
+"""Checkpoints of a fit."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flarecli.appearance.fit import FitOptions, FitState, start_fit
-from flarecli.errors import InputError
+from flarecli.model.resume import load_progress, save_progress
 from flarecli.render.splats import Splats
 
 CHECKPOINT_NAME = ".optimize-checkpoint.pt"
@@ -20,7 +19,6 @@ _SPLATS = tuple(each.name for each in dataclasses.fields(Splats))
 def save_checkpoint(path: Path, phase: str, state: FitState, signature: dict[str, Any], guard: dict[str, Any]) -> None:
     """Write a fit in progress; the file before stays until the new one is whole."""
     values = {
-        "signature": json.dumps(signature, sort_keys=True),
         "phase": phase,
         "guard": guard,
         "step": state.step,
@@ -32,9 +30,7 @@ def save_checkpoint(path: Path, phase: str, state: FitState, signature: dict[str
         "strategy": state.strategy,
         "reach": state.reach,
     }
-    part = path.with_name(path.name + ".part")
-    torch.save(values, part)
-    part.replace(path)
+    save_progress(path, values, signature)
 
 
 def load_checkpoint(
@@ -45,26 +41,22 @@ def load_checkpoint(
     Raises:
         InputError: the file is damaged, or belongs to a job with other options or photos.
     """
-    if not path.is_file():
-        return "", None, {}
-    try:
-        values = torch.load(path, weights_only=True, map_location=device)
-        same = values["signature"] == json.dumps(signature, sort_keys=True)
-    except Exception as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}", "remove it and start again") from error
-    if not same:
-        raise InputError(f"{path} belongs to a run with other options", "use the same options, or leave --resume out")
-    params = values["params"]
-    options = FitOptions(**signature["options"])
-    best = Splats(*(values["best"][name] for name in _SPLATS))
-    state = start_fit(best, len(params["cameras"]), options)
-    state.params = {name: torch.nn.Parameter(value) for name, value in params.items()}
-    for name, optimizer in state.optimizers.items():
-        # A densified fit has other sizes than the start.
-        optimizer.param_groups[0]["params"] = [state.params[name]]
-        optimizer.state.clear()
-        optimizer.load_state_dict(values["optimizers"][name])
-    state.step, state.best_step, state.best = values["step"], values["best_step"], best
-    state.history = [(int(step), float(score)) for step, score in values["history"]]
-    state.strategy, state.reach = values["strategy"], values["reach"]
-    return values["phase"], state, values["guard"]
+
+    def restore(values: dict[str, Any]) -> tuple[str, FitState, dict[str, Any]]:
+        params = values["params"]
+        options = FitOptions(**signature["options"])
+        best = Splats(*(values["best"][name] for name in _SPLATS))
+        state = start_fit(best, len(params["cameras"]), options)
+        state.params = {name: torch.nn.Parameter(value) for name, value in params.items()}
+        for name, optimizer in state.optimizers.items():
+            # A densified fit has other sizes than the start.
+            optimizer.param_groups[0]["params"] = [state.params[name]]
+            optimizer.state.clear()
+            optimizer.load_state_dict(values["optimizers"][name])
+        state.step, state.best_step, state.best = values["step"], values["best_step"], best
+        state.history = [(int(step), float(score)) for step, score in values["history"]]
+        state.strategy, state.reach = values["strategy"], values["reach"]
+        return values["phase"], state, values["guard"]
+
+    found = load_progress(path, signature, restore, device, "use the same, or leave --resume out")
+    return ("", None, {}) if found is None else found

@@ -92,7 +92,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(exact, studied, tmp_path
     assert (cut / CHECKPOINT_NAME).exists()
     with pytest.raises(OutputExists, match="cut short"):
         adapt(job(exact, cut))
-    with pytest.raises(InputError, match="other photos, weights or options"):
+    with pytest.raises(InputError, match="other options, photos or weights"):
         adapt(job(exact, cut, resume=True, seed=5))
     adapt(job(exact, cut, resume=True))
     assert same(*(weights_of(tmp_path / name / "flare-small.safetensors") for name in ("straight", "cut")))
