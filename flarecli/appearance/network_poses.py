@@ -9,7 +9,6 @@ Source: Ye et al., NoPoSplat, arXiv 2410.24207, section 3.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -52,7 +51,7 @@ def fit_network_poses(
     out, before, after = np.array(c2w), [], []
     done = {windows[0][0]}
     for window in windows:
-        splats = _joined([in_world[photo] for photo in window], device)
+        splats = Splats.of(Gaussians.joined([in_world[photo] for photo in window]), device)
         for photo in window:
             if photo in done:
                 continue
@@ -72,11 +71,6 @@ def _rigid(w2c: torch.Tensor) -> np.ndarray:
     out = w2c.detach().cpu().double().numpy().copy()
     out[:3, :3] = nearest_rotation(out[:3, :3])
     return out
-
-
-def _joined(parts: Sequence[Gaussians], device: torch.device) -> Splats:
-    splats = [Splats.of(part, device) for part in parts]
-    return Splats(*(torch.cat([getattr(each, field.name) for each in splats]) for field in fields(Splats)))
 
 
 def _view(prepared: Prepared, photo: int, c2w: np.ndarray, K: np.ndarray, device: torch.device) -> View:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 
 def pixel_grid(height: int, width: int) -> Float[np.ndarray, "H W 2"]:
@@ -27,6 +27,17 @@ def map_pixels(b_from_a: Float[np.ndarray, "3 3"], pixels: Float[np.ndarray, "*n
     """Move pixel coordinates through a 3x3 map of scale and shift."""
     scale_and_shift = np.asarray(b_from_a)
     return np.asarray(pixels) @ scale_and_shift[:2, :2].T + scale_and_shift[:2, 2]
+
+
+def nearest_values(
+    values: Shaped[np.ndarray, "h w"], size_hw: tuple[int, int], values_from_pixels: Float[np.ndarray, "3 3"]
+) -> Shaped[np.ndarray, "H W"]:
+    """What a map of another size holds at every pixel of an image, by the nearest of its own pixels; 0 outside."""
+    place = np.floor(map_pixels(values_from_pixels, pixel_grid(*size_hw)))
+    size = np.array(values.shape[::-1])
+    column, row = np.moveaxis(place.clip(0, size - 1).astype(int), -1, 0)
+    inside = ((place >= 0) & (place < size)).all(-1)
+    return np.where(inside, values[row, column], np.zeros((), values.dtype))
 
 
 def normalise(K: Float[np.ndarray, "3 3"], pixels: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 
 from flarecli.export.surface import edges, far_limit
-from flarecli.geometry.projection import denormalise, map_pixels, normalise, pixel_grid
+from flarecli.geometry.projection import denormalise, map_pixels, nearest_values, normalise, pixel_grid
 from flarecli.inference.readout import View
 from flarecli.render.rays import place_on_rays
 from flarecli.scene.cameras import Cameras
@@ -49,10 +49,7 @@ def place_gaussians(views: Sequence[View], initial: Reconstruction, final: Recon
             part = _place(view.gaussians, (old, new), cameras, index)
         if part is not None:
             parts.append(replace(part, view_index=np.full(len(part), index)))
-    if not any(map(len, parts)):
-        return None
-    names = ("means", "scales", "quats_wxyz", "opacities", "sh", "view_index")
-    return Gaussians(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Gaussians.joined(parts) if any(map(len, parts)) else None
 
 
 def _shown(final: Reconstruction) -> Bool[np.ndarray, "V"]:
@@ -94,9 +91,9 @@ def _place_on_rays(
     photo_from_old = initial.K[photo] @ np.linalg.inv(old.K)
     new_from_old = new.K @ np.linalg.inv(final.K[photo]) @ photo_from_old  # through the pixels of the photo
     there = (new.depth > 0) & (new.depth < far)
-    depth = _sampled(np.where(there & ~edges(new), new.depth, 0), old.depth.shape, new_from_old)
+    depth = nearest_values(np.where(there & ~edges(new), new.depth, 0), old.depth.shape, new_from_old)
     guessed = np.zeros(new.depth.shape, bool) if new.measured is None else ~new.measured
-    unmeasured = _sampled(guessed, old.depth.shape, new_from_old)
+    unmeasured = nearest_values(guessed, old.depth.shape, new_from_old)
     K = np.linalg.inv(photo_from_old) @ final.K[photo]
     rays = normalise(K, pixel_grid(*old.depth.shape))
     c2w = final.c2w[photo]
@@ -117,14 +114,5 @@ def _depth_change(
     before: Float[np.ndarray, "H W"], after: Float[np.ndarray, "h w"], after_from_before: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, "H W"]:
     """Final over initial depth of every pixel of the initial map; 0 where either has none."""
-    sampled = _sampled(after, before.shape, after_from_before)
+    sampled = nearest_values(after, before.shape, after_from_before)
     return np.divide(sampled, before, out=np.zeros(before.shape), where=before > 0)
-
-
-def _sampled(values: np.ndarray, size_hw: tuple[int, ...], values_from_pixels: Float[np.ndarray, "3 3"]) -> np.ndarray:
-    """The nearest value at every pixel of a map of another size; 0 outside."""
-    found = map_pixels(values_from_pixels, pixel_grid(*size_hw))
-    column, row = np.floor(found[..., 0]).astype(int), np.floor(found[..., 1]).astype(int)
-    inside = (row >= 0) & (row < values.shape[0]) & (column >= 0) & (column < values.shape[1])
-    nearest = values[row.clip(0, values.shape[0] - 1), column.clip(0, values.shape[1] - 1)]
-    return np.where(inside, nearest, np.zeros((), values.dtype))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -52,6 +53,14 @@ class Gaussians:
 
     def __len__(self) -> int:
         return len(self.means)
+
+    @staticmethod
+    def joined(parts: Sequence[Gaussians]) -> Gaussians:
+        """All Gaussians of one or more sets of the same degree, in their order."""
+        values = {each.name: [getattr(part, each.name) for part in parts] for each in fields(Gaussians)}
+        views = values.pop("view_index")
+        together = {name: np.concatenate(arrays) for name, arrays in values.items()}
+        return Gaussians(**together, view_index=None if any(each is None for each in views) else np.concatenate(views))
 
     def select(self, keep: Bool[np.ndarray, "N"]) -> Gaussians:
         """Those that are to be kept, in their order."""

@@ -13,6 +13,7 @@ from flarecli.geometry.projection import (
     intrinsics,
     map_intrinsics,
     map_pixels,
+    nearest_values,
     normalise,
     photo_pixels,
     pixel_grid,
@@ -124,3 +125,14 @@ def test_rigid_matrices_are_assembled_in_batches():
     rotation = np.stack([np.eye(3), np.diag([1.0, -1, -1])])
     matrix = rigid(rotation, np.arange(6.0).reshape(2, 3))
     assert matrix[1].tolist() == [[1, 0, 0, 3], [0, -1, 0, 4], [0, 0, -1, 5], [0, 0, 0, 1]]
+
+
+def test_the_nearest_value_of_a_smaller_shifted_map():
+    values = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    half = np.array([[0.5, 0, -0.5], [0, 0.5, 0], [0, 0, 1]])  # twice the pixels, one of its own further left
+    found = nearest_values(values, (5, 10), half)
+    wanted = np.zeros((5, 10))
+    wanted[:4, 1:7] = np.kron(values, np.ones((2, 2)))
+    np.testing.assert_array_equal(found, wanted)
+    truths = nearest_values(values > 3, (5, 10), half)
+    assert truths.dtype == bool and truths.sum() == 12

@@ -148,6 +148,17 @@ def test_gaussians_hold_activated_values():
     assert len(empty) == 0 and empty.sh_degree == 0
 
 
+def test_joined_gaussians_keep_their_order_and_their_photos_if_all_have_some():
+    first, second = make_gaussians(5, 1, seed=0), make_gaussians(3, 1, seed=1)
+    both = Gaussians.joined([first, second])
+    np.testing.assert_array_equal(both.sh, np.concatenate([first.sh, second.sh]))
+    np.testing.assert_array_equal(both.select(np.arange(8) >= 5).means, second.means)
+    assert both.view_index is None
+    seen = replace(first, view_index=np.full(5, 4))
+    assert Gaussians.joined([seen, replace(second, view_index=np.full(3, 2))]).view_index.tolist() == [4] * 5 + [2] * 3
+    assert Gaussians.joined([seen, second]).view_index is None
+
+
 def test_priors_know_what_is_known():
     priors = Priors(np.array([0, 1]), np.full((2, 2), 48), np.stack([K, K]), np.array([0.0, 0.3]), np.zeros(2))
     assert priors.known.tolist() == [True, False] and not priors.K.flags.writeable
