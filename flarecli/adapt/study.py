@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from flarecli.geometry.projection import map_intrinsics, map_pixels, photo_pixels, pixel_grid
+from flarecli.geometry.projection import map_intrinsics, nearest_values, photo_pixels, pixel_grid
 from flarecli.images.loading import Photo
 from flarecli.images.preparing import Prepared
 from flarecli.inference.assemble import assemble_views, scene_views
@@ -28,10 +28,9 @@ from flarecli.runtime import cpu_count
 from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import Reconstruction
 from flarecli.train.generator import Batch
+from flarecli.train.sampling import sample_colours, sparse_depth
 
 Progress = Callable[[str, int, int], None]
-_MEASURED = 2.0  # confidence above which a depth map was measured between photos
-_SPLAT = (-1, 0, 1)  # a sparse point speaks for its neighbouring pixels too: depth is smooth at this size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,36 +172,18 @@ def _measured_depth(reconstruction: Reconstruction, prepared: Prepared, view: in
     height, width = prepared.views.rgb.shape[2:]
     portrait = bool(prepared.views.portrait[view])
     size = (width, height) if portrait else (height, width)
-    depth = _sparse_depth(reconstruction, prepared.prepared_from_photo[view], view, size)
+    prepared_from_photo, w2c = prepared.prepared_from_photo[view], reconstruction.cameras.w2c[view]
+    depth = sparse_depth(reconstruction.tracks, view, w2c, prepared_from_photo, size)
     dense = reconstruction.depth_maps[view]
-    if dense is not None and dense.confidence.max() > _MEASURED:
-        photo_from_prepared = np.linalg.inv(prepared.prepared_from_photo[view])
-        map_from_prepared = dense.K @ np.linalg.inv(reconstruction.cameras.K[view]) @ photo_from_prepared
-        column, row = np.moveaxis(map_pixels(map_from_prepared, pixel_grid(*size)).astype(int), -1, 0)
-        inside = (column >= 0) & (row >= 0) & (column < dense.depth.shape[1]) & (row < dense.depth.shape[0])
-        row, column = np.where(inside, row, 0), np.where(inside, column, 0)
-        measured = inside & (dense.confidence[row, column] > _MEASURED)
-        depth = np.where(measured, dense.depth[row, column], depth)
+    if dense is not None and dense.measured is not None:
+        map_from_photo = dense.K @ np.linalg.inv(reconstruction.cameras.K[view])
+        stereo = np.where(dense.measured, dense.depth, 0)
+        found = nearest_values(stereo, size, map_from_photo @ np.linalg.inv(prepared_from_photo))
+        depth = np.where(found > 0, found, depth)
     if prepared.masks is not None:
         use = prepared.masks[view].numpy()
         depth = np.where(use.T if portrait else use, depth, 0)
     return depth.T if portrait else depth
-
-
-def _sparse_depth(
-    reconstruction: Reconstruction, prepared_from_photo: np.ndarray, view: int, size_hw: tuple[int, int]
-) -> Float[np.ndarray, "H W"]:
-    tracks, w2c = reconstruction.tracks, reconstruction.cameras.w2c[view]
-    mine = tracks.view_index == view
-    z = tracks.xyz[tracks.point_index[mine]] @ w2c[2, :3] + w2c[2, 3]
-    place = np.floor(map_pixels(prepared_from_photo, tracks.pixel[mine])).astype(int)
-    nearest = np.full(size_hw, np.inf)
-    for down in _SPLAT:
-        for across in _SPLAT:
-            column, row = place[:, 0] + across, place[:, 1] + down
-            good = (z > 0) & (column >= 0) & (row >= 0) & (column < size_hw[1]) & (row < size_hw[0])
-            np.minimum.at(nearest, (row[good], column[good]), z[good])
-    return np.where(np.isfinite(nearest), nearest, 0.0)
 
 
 def _undistorted(stored: Tensor, portrait: bool, K: np.ndarray, k1: float) -> Tensor:
@@ -211,8 +192,5 @@ def _undistorted(stored: Tensor, portrait: bool, K: np.ndarray, k1: float) -> Te
         return stored
     upright = stored.transpose(1, 2) if portrait else stored
     size = np.array([upright.shape[2], upright.shape[1]])
-    seen = photo_pixels(K, k1, pixel_grid(upright.shape[1], upright.shape[2]))
-    # grid_sample has the outer edges of the image at -1 and 1, which is where pixels 0 and W lie here.
-    grid = torch.from_numpy(2 * seen / size - 1).float()[None]
-    found = functional.grid_sample(upright[None], grid, padding_mode="border", align_corners=False)[0]
+    found = sample_colours(upright, photo_pixels(K, k1, pixel_grid(upright.shape[1], upright.shape[2])) / size)
     return (found.transpose(1, 2) if portrait else found).contiguous()

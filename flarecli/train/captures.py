@@ -11,24 +11,23 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch.nn import functional
 
 from flarecli.errors import InputError
 from flarecli.export.archive import ARCHIVE_NAME, load_scene
 from flarecli.export.colmap_raw import find_model
 from flarecli.export.colmap_read import read_colmap
 from flarecli.export.transforms_json import load_transforms, read_transforms
-from flarecli.geometry.projection import map_pixels, photo_pixels, pixel_grid
+from flarecli.geometry.projection import map_pixels, nearest_values, photo_pixels, pixel_grid
 from flarecli.images.preparing import choose_canvas
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.reconstruction import DepthMap, Tracks
 from flarecli.train.data import STORED_VIEWS, pack_arrays
 from flarecli.train.generator import Batch
+from flarecli.train.sampling import sample_colours, sparse_depth
 
 _MIN_OVERLAP = 0.15
 _ROUNDS = 4
 _SHARD_SCENES = 64
-_SPLAT = (-1, 0, 1)  # a sparse point speaks for its neighbouring pixels too: depth is smooth at this size
 _REAL = 9  # kind of these scenes; the procedural ones count from 0
 
 
@@ -142,16 +141,15 @@ def _view(capture: Capture, index: int, canvas: tuple[int, int]) -> _View:
     view_from_photo = np.array(
         [[across, 0, columns / 2 - across * K[0, 2]], [0, down, rows / 2 - down * K[1, 2]], [0, 0, 1.0]]
     )
-    ideal = map_pixels(np.linalg.inv(view_from_photo), pixel_grid(rows, columns).reshape(-1, 2))
-    rgb = _sample(capture.photos[index], (height, width), scale, photo_pixels(K, k1, ideal)).reshape(rows, columns, 3)
+    photo_from_view = np.linalg.inv(view_from_photo)
+    seen = photo_pixels(K, k1, map_pixels(photo_from_view, pixel_grid(rows, columns)))
+    rgb = _sample(capture.photos[index], (height, width), scale, seen)
     depth = np.zeros((rows, columns))
     dense = capture.depth_maps[index] if capture.depth_maps else None
     if dense is not None:
-        place = map_pixels(dense.K @ np.linalg.inv(K), ideal).astype(int)
-        inside = (place >= 0).all(1) & (place[:, 0] < dense.depth.shape[1]) & (place[:, 1] < dense.depth.shape[0])
-        depth.reshape(-1)[inside] = dense.depth[place[inside, 1], place[inside, 0]]
+        depth = nearest_values(dense.depth, (rows, columns), dense.K @ np.linalg.inv(K) @ photo_from_view)
     elif capture.tracks is not None:
-        _splat(depth, capture, index, view_from_photo)
+        depth = sparse_depth(capture.tracks, index, capture.cameras.w2c[index], view_from_photo, (rows, columns))
     focal = float(scale * K[0, 0] / canvas[1])
     if portrait:
         rgb, depth = rgb.transpose(1, 0, 2), depth.T
@@ -173,26 +171,8 @@ def _sample(path: Path, size_hw: tuple[int, int], scale: float, pixels: np.ndarr
     if scale < 1:
         small = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         picture = picture.resize(small, Image.Resampling.LANCZOS)
-    source = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
-    # grid_sample has the outer edges of the image at -1 and 1, which is where pixels 0 and W lie here
-    grid = torch.from_numpy(2 * pixels / np.array(size_hw[::-1]) - 1).float()[None, None]
-    found = functional.grid_sample(source, grid, padding_mode="border", align_corners=False)
-    return found[0, :, 0].T.numpy()
-
-
-def _splat(depth: np.ndarray, capture: Capture, index: int, view_from_photo: np.ndarray) -> None:
-    tracks, w2c = capture.tracks, capture.cameras.w2c[index]
-    assert tracks is not None
-    mine = tracks.view_index == index
-    z = tracks.xyz[tracks.point_index[mine]] @ w2c[2, :3] + w2c[2, 3]
-    place = np.floor(map_pixels(view_from_photo, tracks.pixel[mine])).astype(int)
-    nearest = np.full(depth.shape, np.inf)
-    for down in _SPLAT:
-        for across in _SPLAT:
-            column, row = place[:, 0] + across, place[:, 1] + down
-            good = (z > 0) & (column >= 0) & (row >= 0) & (column < depth.shape[1]) & (row < depth.shape[0])
-            np.minimum.at(nearest, (row[good], column[good]), z[good])
-    depth[:] = np.where(np.isfinite(nearest), nearest, 0.0)
+    source = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return sample_colours(source, pixels / np.array(size_hw[::-1])).permute(1, 2, 0).numpy()
 
 
 def _overlaps(capture: Capture, views: Sequence[_View]) -> np.ndarray:
