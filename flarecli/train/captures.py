@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +39,15 @@ class Capture:
         photos: files, upright.
         cameras: of the same photos.
         tracks: sparse points, or None.
-        depth_maps: dense depth per photo; empty or with None where there is none.
+        numbers: of the photos in ``tracks``.
+        depth_maps: depth per photo that more than the network vouches for, 0 elsewhere; empty or with None where there
+            is none.
     """
 
     photos: tuple[Path, ...]
     cameras: Cameras
     tracks: Tracks | None
+    numbers: tuple[int, ...]
     depth_maps: tuple[DepthMap | None, ...] = ()
 
 
@@ -55,29 +58,44 @@ def read_capture(path: Path) -> Capture:
         InputError: nothing of this kind is there, it is damaged, its photos are missing, or it has fewer than two.
     """
     if (path / ARCHIVE_NAME).is_file():
-        scene = load_scene(path)
-        files = tuple(path / "images" / name for name in scene.image_names)
-        # The copies in a scene folder are free of the distortion that the archive remembers.
-        cameras = Cameras(scene.cameras.c2w, scene.cameras.K, scene.cameras.size_hw)
-        capture = Capture(files, cameras, scene.tracks if len(scene.tracks) else None, scene.depth_maps)
+        capture = _verified(path)
     elif path.suffix == ".json" or (path / "transforms.json").is_file():
         file = path if path.suffix == ".json" else path / "transforms.json"
         _, cameras = read_transforms(file)
         files = tuple(file.parent / frame["file_path"] for frame in load_transforms(file)["frames"])
-        capture = Capture(files, cameras, None)
+        capture = Capture(files, cameras, None, tuple(range(len(files))))
     else:
         model = read_colmap(path)
         folder, _ = find_model(path)
         homes = [each / "images" for each in (folder, *folder.parents[:3]) if (each / "images").is_dir()]
         if not homes:
             raise InputError(f"{path} has no folder images with its photos", "put it beside the folder sparse")
-        capture = Capture(tuple(homes[0] / name for name in model.names), model.cameras, model.tracks)
+        files = tuple(homes[0] / name for name in model.names)
+        capture = Capture(files, model.cameras, model.tracks, tuple(range(len(files))))
     missing = [file for file in capture.photos if not file.is_file()]
     if missing:
         raise InputError(f"{path}: the photo {missing[0]} is missing", "put the photos where their cameras name them")
     if len(capture.photos) < 2:
-        raise InputError(f"{path} has fewer than two photos with cameras", "give a scene with more of them")
+        raise InputError(f"{path} has fewer than two photos with good cameras", "give a scene with more of them")
     return capture
+
+
+def _verified(path: Path) -> Capture:
+    """The photos of a scene folder that matches bear out, with the depth that they measured."""
+    scene = load_scene(path)
+    status = {verdict.name: verdict.status for verdict in scene.verdicts}
+    keep = [index for index, name in enumerate(scene.image_names) if status[name] == "verified"]
+    files = tuple(path / "images" / scene.image_names[index] for index in keep)
+    # The copies in a scene folder are free of the distortion that the archive remembers.
+    cameras = Cameras(scene.cameras.c2w[keep], scene.cameras.K[keep], scene.cameras.size_hw[keep])
+    depth_maps = tuple(_measured(scene.depth_maps[index]) for index in keep)
+    return Capture(files, cameras, scene.tracks if len(scene.tracks) else None, tuple(keep), depth_maps)
+
+
+def _measured(depth_map: DepthMap | None) -> DepthMap | None:
+    if depth_map is None or depth_map.measured is None:
+        return None
+    return replace(depth_map, depth=np.where(depth_map.measured, depth_map.depth, 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,11 +163,13 @@ def _view(capture: Capture, index: int, canvas: tuple[int, int]) -> _View:
     seen = photo_pixels(K, k1, map_pixels(photo_from_view, pixel_grid(rows, columns)))
     rgb = _sample(capture.photos[index], (height, width), scale, seen)
     depth = np.zeros((rows, columns))
+    if capture.tracks is not None:
+        number, w2c = capture.numbers[index], capture.cameras.w2c[index]
+        depth = sparse_depth(capture.tracks, number, w2c, view_from_photo, (rows, columns))
     dense = capture.depth_maps[index] if capture.depth_maps else None
     if dense is not None:
-        depth = nearest_values(dense.depth, (rows, columns), dense.K @ np.linalg.inv(K) @ photo_from_view)
-    elif capture.tracks is not None:
-        depth = sparse_depth(capture.tracks, index, capture.cameras.w2c[index], view_from_photo, (rows, columns))
+        found = nearest_values(dense.depth, (rows, columns), dense.K @ np.linalg.inv(K) @ photo_from_view)
+        depth = np.where(found > 0, found, depth)
     focal = float(scale * K[0, 0] / canvas[1])
     if portrait:
         rgb, depth = rgb.transpose(1, 0, 2), depth.T

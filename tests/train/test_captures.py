@@ -1,5 +1,7 @@
 """Real photos as training scenes, checked on photos whose geometry is known exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,7 +59,7 @@ def test_views_show_what_their_cameras_see(tmp_path, size_hw, k1):
     scene.write_images(tmp_path / "images")
     r = scene.reconstruction
     files = tuple(tmp_path / "images" / name for name in r.image_names)
-    batch = _batch(Capture(files, r.cameras, r.tracks, r.depth_maps), tmp_path / "shards")
+    batch = _batch(Capture(files, r.cameras, r.tracks, tuple(range(5)), r.depth_maps), tmp_path / "shards")
     assert bool(batch.portrait.all()) == (size_hw[0] > size_hw[1])
     depth, colour = _truth(batch, scene)
     off = (batch.depth / depth - 1).abs()
@@ -66,10 +68,44 @@ def test_views_show_what_their_cameras_see(tmp_path, size_hw, k1):
     assert batch.rgb.max() <= MAX_RADIANCE
 
 
-def test_a_scene_of_this_program_is_read_with_dense_depth(tmp_path):
-    capture = read_capture(_folder(_scene(), tmp_path / "scene", save_scene))
-    batch = _batch(capture, tmp_path / "shards")
-    assert (batch.depth > 0).float().mean() > 0.95
+def _measured(scene: SyntheticScene, share: float) -> SyntheticScene:
+    """The scene with depth that photos measured in the left share of every map, and nonsense in the rest."""
+    maps = []
+    for each in scene.reconstruction.depth_maps:
+        there = np.broadcast_to(np.arange(each.depth.shape[1]) < share * each.depth.shape[1], each.depth.shape)
+        maps.append(replace(each, depth=np.where(there, each.depth, 50.0), measured=there))
+    return replace(scene, reconstruction=replace(scene.reconstruction, depth_maps=tuple(maps)))
+
+
+def test_a_scene_of_this_program_is_read_with_the_depth_that_was_measured(tmp_path):
+    scene = _measured(_scene(), 0.5)
+    batch = _batch(read_capture(_folder(scene, tmp_path / "scene", save_scene)), tmp_path / "shards")
+    left, right = batch.depth.chunk(2, -1)
+    assert (left > 0).float().mean() > 0.95
+    depth, _ = _truth(batch, scene)
+    solid = right > 0  # around sparse points
+    assert 0.05 < solid.float().mean() < 0.9
+    assert ((right / depth.chunk(2, -1)[1] - 1).abs()[solid] < 0.05).float().mean() > 0.9
+
+
+def test_photos_whose_cameras_nothing_verifies_teach_nothing(tmp_path):
+    scene = _measured(_scene(), 1.0)
+    verdicts = tuple(
+        replace(verdict, status="verified" if index in (1, 2, 4) else "network-only")
+        for index, verdict in enumerate(scene.reconstruction.verdicts)
+    )
+    scene = replace(scene, reconstruction=replace(scene.reconstruction, verdicts=verdicts))
+    capture = read_capture(_folder(scene, tmp_path / "scene", save_scene))
+    assert [file.name for file in capture.photos] == [scene.reconstruction.image_names[index] for index in (1, 2, 4)]
+    assert capture.numbers == (1, 2, 4)
+    assert capture_shards([capture], tmp_path / "shards", 64) == 12
+    batch = ShardSource.open(tmp_path / "shards").next(Draw.seeded(0), 6, 4)
+    depth, _ = _truth(batch, scene)
+    assert ((batch.depth / depth - 1).abs()[batch.depth > 0] < 0.05).float().mean() > 0.9
+    alone = tuple(replace(verdict, status="network-only") for verdict in verdicts)
+    scene = replace(scene, reconstruction=replace(scene.reconstruction, verdicts=alone))
+    with pytest.raises(InputError, match="fewer than two photos with good cameras"):
+        read_capture(_folder(scene, tmp_path / "unverified", save_scene))
 
 
 def test_a_colmap_model_gives_depth_at_its_points(tmp_path):
@@ -116,4 +152,4 @@ def test_photos_of_another_size_than_their_cameras_are_refused(tmp_path):
     large.write_images(tmp_path / "images")
     files = tuple(tmp_path / "images" / name for name in small.reconstruction.image_names)
     with pytest.raises(InputError, match="160x120 pixels, its camera 128x96"):
-        capture_shards([Capture(files, small.reconstruction.cameras, None)], tmp_path / "shards", 64)
+        capture_shards([Capture(files, small.reconstruction.cameras, None, (0, 1))], tmp_path / "shards", 64)
