@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from flarecli.scene.priors import Priors
     from flarecli.scene.reconstruction import Reconstruction
 
+_WEAK_FOCAL = 0.04
+# Of 24 sets of 4 or 8 real photos, those below were off by at most 4 %, those above by 9 % in the median, up to 31 %.
+
 
 def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: LoadedModel | None = None) -> SceneResult:
     """Reconstruct one scene and write it.
@@ -225,18 +228,33 @@ def _write(
             options=options,
             timings_s=clock.seconds,
             exports=exports,
-            warnings=written.warnings,
+            warnings=(*written.warnings, *_weak_focal(reconstruction)),
         )
 
     write_manifest(staging, manifest())
+    report = on_progress or (lambda stage, done, total: None)
     with clock("verify"):
+        report("verify", 0, 1)
         verify_scene(staging)
     with clock("render back"):
+        report("render back", 0, 1)
         rendered = _render_back(staging, reconstruction, exports)
     # Again, with the times that the checks took.
     final = manifest() | {"render_back": rendered}
     write_manifest(staging, final)
     return final
+
+
+def _weak_focal(reconstruction: Reconstruction) -> list[str]:
+    """A warning where cameras are verified, yet could as well have another focal length."""
+    sigmas = [verdict.focal_sigma or 0.0 for verdict in reconstruction.verdicts if verdict.status == "verified"]
+    weak = sum(sigma > _WEAK_FOCAL for sigma in sigmas)
+    if not weak:
+        return []
+    return [
+        f"the photos hardly determine the focal length of {weak} of {len(sigmas)} verified cameras: it may be off by "
+        "10 % or more, and depth with it; give --intrinsics if you know it, or photos from more directions"
+    ]
 
 
 def _render_back(folder: Path, reconstruction: Reconstruction, exports: dict[str, list[str]]) -> dict[str, Any]:

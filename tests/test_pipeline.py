@@ -115,6 +115,19 @@ def test_other_ways_of_refining(run, refine, verified):
     verify_scene(result.output)
 
 
+def test_a_focal_length_that_the_photos_leave_open_is_told(scene, run, tmp_path):
+    open_one = run()
+    sigmas = [photo["focal_sigma"] for photo in open_one.manifest["photos"]]
+    assert min(sigmas) > 0.04
+    assert "hardly determine the focal length of 3 of 3" in open_one.manifest["warnings"][0]
+    diagonal = np.hypot(*scene.images[0].shape[:2])
+    given = run(
+        intrinsics=f"35mm={scene.reconstruction.cameras.focal_px[0] / diagonal * 43.27:.2f}", output=tmp_path / "given"
+    )
+    assert [photo["focal_sigma"] for photo in given.manifest["photos"]] == [0, 0, 0]
+    assert given.manifest["warnings"] == []
+
+
 def test_too_few_verified_photos_are_code_6_and_still_written(run, photos):
     noise = np.random.default_rng(0).integers(0, 255, (45, 60, 3)).astype(np.uint8)
     Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC).save(photos / "stranger.png")

@@ -40,7 +40,7 @@ def reconstruct(
     with Talk(talking) as talk:
         with talk.progress() as on_progress:
             result = run_scene(job, on_progress=on_progress)
-        for line in _dropped(result.manifest):
+        for line in (*_dropped(result.manifest), *result.manifest.get("warnings", ())):
             LOGGER.warning(line)
         talk.say(_summary(result.output, result.manifest, resumed=result.resumed))
         talk.result(

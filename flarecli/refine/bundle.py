@@ -13,6 +13,7 @@ from flarecli.geometry.projection import ideal_pixels
 from flarecli.geometry.transforms import align_cameras, invert_rigid
 from flarecli.refine.candidate import Candidate, MatchGraph, Pair, pair_inliers
 from flarecli.refine.database import image_name
+from flarecli.refine.lens import Lenses
 from flarecli.refine.mapping import candidate_from_model
 from flarecli.scene.reconstruction import Tracks
 
@@ -21,23 +22,6 @@ MIN_OBSERVATIONS = 10
 
 _MIN_PAIR_INLIERS = 8
 _WORTH_A_ROUND = 1.02  # growth of the agreeing matches that justifies triangulating and adjusting again
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Adjusted:
-    """A candidate after bundle adjustment.
-
-    Attributes:
-        candidate: its cameras, in the world of the candidate that went in.
-        model: the pycolmap model with the tracks, in the same world.
-        observations: sparse points that each photo sees.
-        error_px: mean reprojection error over all observations.
-    """
-
-    candidate: Candidate
-    model: pycolmap.Reconstruction
-    observations: np.ndarray
-    error_px: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +39,25 @@ class BundleOptions:
     refine_distortion: bool
     fixed_poses: bool
     threads: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adjusted:
+    """A candidate after bundle adjustment.
+
+    Attributes:
+        candidate: its cameras, in the world of the candidate that went in.
+        model: the pycolmap model with the tracks, in the same world.
+        observations: sparse points that each photo sees.
+        error_px: mean reprojection error over all observations.
+        options: what was allowed to move.
+    """
+
+    candidate: Candidate
+    model: pycolmap.Reconstruction
+    observations: np.ndarray
+    error_px: float
+    options: BundleOptions
 
 
 def adjust(
@@ -99,7 +102,7 @@ def _round(
     if core.sum() < 2:
         return None
     _release(model, weak)
-    _bundle(model, candidate, options)
+    bundle_adjuster(model, candidate.lenses, options).solve()
     observations = pycolmap.ObservationManager(model)
     observations.filter_all_points3D(4.0, 0.5)
     model.update_point_3d_errors()
@@ -111,7 +114,7 @@ def _round(
     c2w = np.where(moved.posed[:, None, None], moved.c2w, candidate.c2w)
     kept = Candidate(candidate.origin, c2w, candidate.posed, moved.lenses)
     error = model.compute_mean_reprojection_error() if model.num_points3D() else np.inf
-    return Adjusted(kept, model, _observations(model, len(candidate.posed)), float(error))
+    return Adjusted(kept, model, _observations(model, len(candidate.posed)), float(error), options)
 
 
 def _write_inliers(database: Path, graph: MatchGraph, inliers: Mapping[Pair, np.ndarray]) -> None:
@@ -161,7 +164,16 @@ def _release(model: pycolmap.Reconstruction, weak: np.ndarray) -> None:
             model.deregister_frame(model.image(index + 1).frame_id)
 
 
-def _bundle(model: pycolmap.Reconstruction, candidate: Candidate, options: BundleOptions) -> None:
+def bundle_adjuster(
+    model: pycolmap.Reconstruction, lenses: Lenses, options: BundleOptions
+) -> pycolmap.CeresBundleAdjuster:
+    """The adjustment of a model, ready to be solved; known intrinsics and the gauge are held.
+
+    Args:
+        model: cameras with points; camera i + 1 is group i of the lenses.
+        lenses: that say what is known.
+        options: what may move.
+    """
     settings = pycolmap.BundleAdjustmentOptions()
     settings.print_summary = False
     settings.refine_principal_point = False
@@ -177,12 +189,12 @@ def _bundle(model: pycolmap.Reconstruction, candidate: Candidate, options: Bundl
     ids = sorted(model.reg_image_ids())
     for image_id in ids:
         config.add_image(image_id)
-    for index in range(len(candidate.lenses)):
-        if candidate.lenses.sigma[index] == 0:
+    for index in range(len(lenses)):
+        if lenses.sigma[index] == 0:
             config.set_constant_cam_intrinsics(index + 1)
     if not options.fixed_poses:
         config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    pycolmap.create_default_bundle_adjuster(settings, config, model).solve()
+    return pycolmap.create_default_ceres_bundle_adjuster(settings, config, model)
 
 
 def _observations(model: pycolmap.Reconstruction, count: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from flarecli.images.loading import Photo
 from flarecli.refine.bundle import reprojection_px, tracks_from_model
 from flarecli.refine.candidate import Candidate, Pair
 from flarecli.refine.features import extract_features
+from flarecli.refine.focal_sigma import focal_sigmas
 from flarecli.refine.lens import Lenses
 from flarecli.refine.place import place, prior_lenses
 from flarecli.refine.solve import Solution, SolveOptions, solve
@@ -161,10 +162,15 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
         rgb_of = {photo: photos[photo].rgb() for photo in seen}
         tracks = tracks_from_model(adjusted.model, best, rgb_of)
         errors, observations = reprojection_px(adjusted.model, count), adjusted.observations
+        sigmas = focal_sigmas(adjusted)
     else:
         # Points of the network's own matches belong to the cameras they were made with.
         tracks, errors, observations = Tracks.empty(), np.full(count, np.nan), np.zeros(count, int)
-    verdicts = _verdicts(photos, solution, errors, observations)
+        sigmas = best.lenses.sigma
+    verdicts = tuple(
+        replace(verdict, focal_sigma=float(sigmas[group]))
+        for verdict, group in zip(_verdicts(photos, solution, errors, observations), best.lenses.group, strict=True)
+    )
     return replace(
         place(initial, cameras, tracks, priors),
         verdicts=verdicts,

@@ -127,6 +127,8 @@ class PhotoVerdict:
         reason: one clause for the report; empty for verified photos.
         inliers: sparse points that the photo observes.
         reprojection_px: median reprojection error of those, or None.
+        focal_sigma: standard deviation of the logarithm of the focal length that the matches leave; 0 where it was
+            given, None where nothing says.
     """
 
     name: str
@@ -134,6 +136,7 @@ class PhotoVerdict:
     reason: str = ""
     inliers: int = 0
     reprojection_px: float | None = None
+    focal_sigma: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
