@@ -17,6 +17,7 @@ from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
 from flarecli.runtime import resolve_device
 from flarecli.train.cameras import RigRules
+from flarecli.train.captures import capture_shards, read_capture
 from flarecli.train.checkpoint import load_shards, load_state
 from flarecli.train.config import Phase, TrainConfig
 from flarecli.train.data import ShardPlan, ShardSource, prerender
@@ -71,6 +72,8 @@ class Campaign:
         size: row of the network's sizes.
         start: weights file or checkpoint folder to go on from.
         photos: folders of posed photos to measure on, never to train on.
+        captures: scenes of real photos with cameras to train on beside the rendered ones, see
+            :func:`flarecli.train.captures.read_capture`.
         long_side: of the images that are trained on, in pixels.
         texture_size: side of the textures.
         images: images per step; None takes the phase's own number.
@@ -87,6 +90,7 @@ class Campaign:
     size: str = "s"
     start: Path | None = None
     photos: tuple[Path, ...] = ()
+    captures: tuple[Path, ...] = ()
     long_side: int = 224
     texture_size: int = 256
     images: int | None = None
@@ -124,7 +128,8 @@ def run_phase(campaign: Campaign, on_progress: Callable[[str, int, int], None] |
     plan = ShardPlan(math.ceil(campaign.held_out / 64), min(64, campaign.held_out), _canvases(campaign.long_side), 99)
     prerender(load_stack(held_out, campaign.texture_size), validation, plan)
     report["prepared_s"] = round(time.monotonic() - began, 1)
-    checkpoint = run(_config(campaign, folder, validation), on_progress)
+    captured = _capture(campaign)
+    checkpoint = run(_config(campaign, folder, validation, captured), on_progress)
     report["state"] = json.loads((checkpoint / "state.json").read_text())
     network = FlareSmall(SIZES[campaign.size])
     network.load_state_dict(load_shards(checkpoint, "ema"))
@@ -196,9 +201,28 @@ def _canvases(long_side: int) -> tuple[tuple[int, int], ...]:
     return tuple((max(16, round(long_side * share / 16) * 16), long_side) for share in (0.75, 2 / 3, 0.5625, 0.875))
 
 
-def _config(campaign: Campaign, textures: Path, validation: Path) -> TrainConfig:
+def _capture(campaign: Campaign) -> Path | None:
+    """Shards of the real photos; an output that was cut off has them already."""
+    if not campaign.captures:
+        return None
+    folder = campaign.output / "captures"
+    if not folder.exists():
+        part, multiple = folder.with_name("captures.part"), SIZES[campaign.size].patch
+        scenes = [read_capture(path) for path in campaign.captures]
+        if not capture_shards(scenes, part, campaign.long_side, multiple=multiple, seed=campaign.seed):
+            raise InputError("no two photos of the captures overlap", "give scenes whose photos share what they see")
+        part.rename(folder)
+    return folder
+
+
+def _config(campaign: Campaign, textures: Path, validation: Path, captured: Path | None) -> TrainConfig:
     phases = tuple(
-        replace(phase, canvases=_canvases(campaign.long_side), images=campaign.images or phase.images)
+        replace(
+            phase,
+            canvases=_canvases(campaign.long_side),
+            images=campaign.images or phase.images,
+            photos=None if captured is None or phase.train_only else str(captured),
+        )
         for phase in PHASES[campaign.phase]
     )
     checkpoint = campaign.output / "run" / "checkpoint"

@@ -23,6 +23,8 @@ class Phase:
     Attributes:
         share: share of the run's minutes.
         shards: folder of rendered shards; None renders on the fly.
+        photos: folder of shards of real photos that take part, see ``flarecli.train.captures``; None for none.
+        photo_share: share of the steps that see them.
         stages: 1 trains up to the coarse pose and descriptors, 3 everything.
         images: images per step; a step has images // views scenes.
         views: numbers of views that occur.
@@ -35,6 +37,8 @@ class Phase:
 
     share: float
     shards: str | None = None
+    photos: str | None = None
+    photo_share: float = 0.25
     stages: int = 3
     images: int = 96
     views: tuple[int, ...] = (2,)
@@ -51,6 +55,8 @@ class Phase:
             raise InputError(f"stages of a phase must be 1 or 3, not {self.stages}")
         if self.train_only not in {None, "gaussians"}:
             raise InputError(f"train_only of a phase must be 'gaussians', not {self.train_only!r}")
+        if not 0 <= self.photo_share <= 1:
+            raise InputError(f"photo_share of a phase must be between 0 and 1, not {self.photo_share}")
         if self.train_only is None and (self.targets or self.halved):
             raise InputError("targets and halved are for phases with train_only = 'gaussians'")
 

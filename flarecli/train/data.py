@@ -96,6 +96,23 @@ class ShardSource:
         return batches
 
 
+@dataclass(frozen=True, slots=True)
+class MixedSource:
+    """Batches of one source, and now and then of a second one: real photos among rendered ones.
+
+    The second source gives no batches of more views than shards store.
+    """
+
+    main: Source
+    other: Source
+    share: float
+
+    def next(self, draw: Draw, scenes: int, views: int) -> Batch:
+        """A batch of either."""
+        other = bool(draw.chance(self.share, 1)) and views <= STORED_VIEWS
+        return (self.other if other else self.main).next(draw, scenes, views)
+
+
 def _map_arrays(shard: Path) -> dict[str, np.ndarray]:
     """The arrays of a shard, left on disk until they are indexed."""
     return {f.name: np.load(shard / f"{f.name}.npy", mmap_mode="r") for f in fields(Batch)}

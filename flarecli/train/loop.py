@@ -23,7 +23,7 @@ from flarecli.model.flare_small import FlareSmall
 from flarecli.runtime import resolve_device
 from flarecli.train.checkpoint import TrainState, fill, load_shards, load_start, load_state, save_checkpoint
 from flarecli.train.config import Phase, TrainConfig, load_config
-from flarecli.train.data import LiveSource, ShardSource, Source, vary
+from flarecli.train.data import LiveSource, MixedSource, ShardSource, Source, vary
 from flarecli.train.evaluate import evaluate_synthetic
 from flarecli.train.evaluate_rendering import evaluate_rendering
 from flarecli.train.generator import Batch, Generator
@@ -141,6 +141,13 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
 
 
 def _open_source(config: TrainConfig, phase: Phase, state: _Run) -> Source:
+    source = _open_rendered(config, phase, state)
+    if phase.photos is None:
+        return source
+    return MixedSource(source, ShardSource.open(Path(phase.photos)), phase.photo_share)
+
+
+def _open_rendered(config: TrainConfig, phase: Phase, state: _Run) -> Source:
     if phase.shards is not None:
         return ShardSource.open(Path(phase.shards))
     if config.textures is None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from flarecli.errors import InputError, VerificationError
+from flarecli.export.archive import save_scene
 from flarecli.model.config_small import GAUSSIAN_PART
 from flarecli.train.campaign import PHASES, Campaign, check_renderer, run_phase
 from flarecli.train.checkpoint import MAX_SHARD, load_shards
@@ -50,10 +51,19 @@ def posed(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_script_trains_measures_and_leaves_everything_to_go_on_with(pack, posed, tmp_path):
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory) -> Path:
+    """A scene of photos with verified cameras, as flare reconstruct leaves one."""
+    folder, scene = tmp_path_factory.mktemp("capture"), make_scene(3, (48, 64), num_tracks=60)
+    scene.write_images(folder / "images")
+    save_scene(scene.reconstruction, folder)
+    return folder
+
+
+def test_the_script_trains_measures_and_leaves_everything_to_go_on_with(pack, posed, capture, tmp_path):
     options = ["--textures", pack, "--output", tmp_path / "out", "--minutes", 5, "--size", "tiny", "--device", "cpu"]
     options += ["--max-steps", 2, "--long-side", 64, "--texture-size", 32, "--images", 8, "--held-out", 4]
-    command = [sys.executable, ROOT / "scripts/gpu_phase.py", *options, "--photos", posed]
+    command = [sys.executable, ROOT / "scripts/gpu_phase.py", *options, "--photos", posed, "--captures", capture]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout.splitlines()[-1])

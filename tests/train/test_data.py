@@ -1,4 +1,5 @@
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import cast
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ import torch
 from flarecli.errors import InputError
 from flarecli.train.cameras import RigRules
 from flarecli.train.data import (
+    STORED_VIEWS,
     LiveSource,
+    MixedSource,
     ShardPlan,
     ShardSource,
     mirror,
@@ -90,6 +93,30 @@ def test_live_source_renders_the_canvases(generator):
     source = LiveSource(generator, ((16, 24), (16, 16)))
     shapes = {source.next(Draw.seeded(s), 2, 2).depth.shape for s in range(8)}
     assert shapes == {(2, 2, 16, 24), (2, 2, 16, 16)}
+
+
+@dataclass
+class _Counting:
+    """Says how often it was asked."""
+
+    asked: int = 0
+
+    def next(self, draw: Draw, scenes: int, views: int) -> Batch:
+        self.asked += 1
+        draw.uniform(scenes, views)
+        return cast(Batch, None)
+
+
+def test_a_mixed_source_asks_the_other_one_for_its_share_of_batches_that_it_can_give():
+    main, other, draw = _Counting(), _Counting(), Draw.seeded(3)
+    source = MixedSource(main, other, 0.25)
+    for _ in range(400):
+        source.next(draw, 2, STORED_VIEWS)
+    assert main.asked + other.asked == 400 and 70 < other.asked < 130
+    before = other.asked
+    for _ in range(40):
+        source.next(draw, 2, STORED_VIEWS + 1)
+    assert other.asked == before
 
 
 def test_variation_changes_colours_but_not_geometry_of_unmirrored_scenes(folder):

@@ -153,6 +153,7 @@ def test_the_time_box_ends_the_run(config, tmp_path):
         ("minutes = 30", "minutes = [30]", r"minutes can't be \(30,\)"),
         ("focal = 0.5", 'focal = "much"', r"\[weights\]: focal can't be 'much'"),
         ("views = [2, 3]", "views = [2, 3.5]", r"\[\[phases\]\]: views can't be \(2, 3.5\)"),
+        ("images = 8", "images = 8\nphoto_share = 1.5", "photo_share of a phase must be between 0 and 1"),
         ("images = 8", "images = 8\ncanvases = [[16, 24], [16]]", "canvases can't be"),
     ],
 )
@@ -160,6 +161,22 @@ def test_mistakes_in_the_configuration_are_named(config, old, new, message):
     config.write_text(config.read_text().replace(old, new))
     with pytest.raises(InputError, match=message):
         load_config(config)
+
+
+@pytest.mark.parametrize(("share", "folders"), [(0.0, {"data"}), (1.0, {"captured"})])
+def test_photos_take_part_in_the_steps_that_are_theirs(config, tmp_path, textures, monkeypatch, share, folders):
+    prerender(textures, tmp_path / "captured", ShardPlan(1, 4, ((24, 32),), seed=2))
+    phase = f"images = 8\nphotos = '{tmp_path}/captured'\nphoto_share = {share}"
+    config.write_text(config.read_text().replace("images = 8", phase))
+    asked, original = [], ShardSource.next
+
+    def noted(self, *args):
+        asked.append(self.folder.name)
+        return original(self, *args)
+
+    monkeypatch.setattr(ShardSource, "next", noted)
+    run(config)
+    assert len(asked) == 3 and set(asked) == folders
 
 
 def test_values_arrive_and_overrides_win(config):
