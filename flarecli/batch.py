@@ -174,7 +174,10 @@ def _run_one(job: SceneJob, network: Any, on_progress: Progress | None) -> Scene
     try:
         result = pipeline.run_scene(job, on_progress=named_progress, network=network)
     except SCENE_ERRORS as error:
-        known = as_flare_error(error) or FlareError(f"internal error: {' '.join(str(error).split())}")
+        known = as_flare_error(error) or FlareError(
+            f"internal error: {' '.join(str(error).split())}",
+            "run flare reconstruct --debug on this folder and report what it shows",
+        )
         return SceneOutcome(
             name=name,
             output=job.output,
@@ -232,7 +235,10 @@ def write_summary(folder: Path, outcomes: Sequence[SceneOutcome], *, planned: in
         _replace(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         _replace(folder / "summary.csv", table.getvalue())
     except OSError as error:
-        raise OutputError(f"{folder}: the summary can't be written: {error.strerror}") from error
+        raise OutputError(
+            f"{folder}: the summary can't be written: {error.strerror}",
+            "check the folder, its permissions and its space",
+        ) from error
 
 
 def _replace(path: Path, text: str) -> None:

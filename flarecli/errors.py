@@ -22,12 +22,12 @@ class FlareError(Exception):
 
     Args:
         message: one line that says what went wrong and with which file.
-        hint: one line that says what to do about it; may be empty.
+        hint: one line that says what to do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

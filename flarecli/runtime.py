@@ -113,7 +113,7 @@ def parse_size(text: str) -> int:
     except (KeyError, ValueError) as error:
         raise InputError(f"not a memory size: {text!r}", "write for example 8G or 512M") from error
     if size <= 0:
-        raise InputError(f"a memory size must be positive: {text!r}")
+        raise InputError(f"a memory size must be positive: {text!r}", "write a size such as 6G or 800M")
     return size
 
 

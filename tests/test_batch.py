@@ -138,7 +138,7 @@ def test_an_interrupt_and_missing_weights_end_the_batch(program, monkeypatch, tm
         run_batch(jobs_for(tmp_path, "stop", "good"))
 
     def no_weights(job):
-        raise WeightsError("absent")
+        raise WeightsError("absent", "do this")
 
     monkeypatch.setattr(pipeline, "load_network", no_weights)
     with pytest.raises(WeightsError):
@@ -167,7 +167,7 @@ def test_nothing_of_a_scene_stays_in_memory(monkeypatch, tmp_path):
         ballast.cycle = ballast  # only a collection frees it
         alive.append(weakref.ref(ballast))
         if job.output.name.startswith("bad"):
-            raise ReconstructionError("the traceback holds the ballast too")
+            raise ReconstructionError("the traceback holds the ballast too", "do this")
         return SceneResult(output=job.output, exit_code=0, manifest={"photos": [], "ballast": ballast})
 
     monkeypatch.setattr(pipeline, "load_network", lambda job: None)

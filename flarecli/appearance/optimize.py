@@ -225,7 +225,9 @@ def replace_gaussians(
     try:
         staging = Path(tempfile.mkdtemp(prefix=".optimize-", dir=scene))
     except OSError as error:
-        raise OutputError(f"{scene} can't be written: {error.strerror}") from error
+        raise OutputError(
+            f"{scene} can't be written: {error.strerror}", "check the folder, its permissions and its space"
+        ) from error
     try:
         written = write_formats(updated, staging, names)
         verify_scene(staging)

@@ -117,7 +117,9 @@ def _mask(scene: Path, name: str, size_hw: tuple[int, int]) -> np.ndarray:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("L").resize((size_hw[1], size_hw[0]), Image.Resampling.BOX)) > 127
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{path} can't be read: {error}") from error
+        raise InputError(
+            f"{path} can't be read: {error}", "give a scene folder whose images are whole, or reconstruct it again"
+        ) from error
 
 
 def show(splats: Splats, view: View, *, antialiased: bool = False, with_normals: bool = False) -> Rendered:

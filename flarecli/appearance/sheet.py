@@ -55,7 +55,9 @@ def write_contact_sheet(
         _paste(rows, labels).save(part, "PNG")
         part.replace(output)
     except OSError as error:
-        raise OutputError(f"{output} can't be written: {error.strerror or error}") from error
+        raise OutputError(
+            f"{output} can't be written: {error.strerror or error}", "check the folder, its permissions and its space"
+        ) from error
     return scores
 
 

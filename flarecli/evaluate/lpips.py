@@ -76,9 +76,14 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise WeightsError(f"{path} can't be read as weights: {str(error).splitlines()[0]}") from error
+        raise WeightsError(
+            f"{path} can't be read as weights: {str(error).splitlines()[0]}",
+            "give the file of weights that torchvision or the lpips package publishes",
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} holds no state dict")
+        raise WeightsError(
+            f"{path} holds no state dict", "give the file of weights that torchvision or the lpips package publishes"
+        )
     return state
 
 

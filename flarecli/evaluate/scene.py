@@ -92,7 +92,7 @@ def _counted_names(predicted: CameraSet, photos: Sequence[str] | str | None, tru
     if photos == ALL_PHOTOS:
         return list(truth.w2c), "all photos of the reference"
     if isinstance(photos, str):
-        raise InputError(f"photos must be names or {ALL_PHOTOS!r}, not {photos!r}")
+        raise InputError(f"photos must be names or {ALL_PHOTOS!r}, not {photos!r}", "give a list of names")
     if photos is not None:
         return list(dict.fromkeys(photos)), "given list"
     if predicted.input_names is not None:

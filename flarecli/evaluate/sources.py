@@ -66,11 +66,14 @@ def read_cameras(path: Path) -> CameraSet:
         InputError: the path does not exist, holds none of them, or is damaged.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path} does not exist", "check the path")
     try:
         return _read(path)
     except (LookupError, TypeError, ValueError, RuntimeError, OSError, BadZipFile) as error:
-        raise InputError(f"{path} can't be read: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{path} can't be read: {type(error).__name__}: {error}",
+            "give cameras.json or transforms.json, or a COLMAP model",
+        ) from error
 
 
 def _read(path: Path) -> CameraSet:
@@ -96,7 +99,9 @@ def _read(path: Path) -> CameraSet:
 def _json(path: Path) -> dict[str, Any]:
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise InputError(f"{path} does not hold a JSON object")
+        raise InputError(
+            f"{path} does not hold a JSON object", "give cameras.json or transforms.json, or a COLMAP model"
+        )
     return value
 
 
@@ -150,7 +155,9 @@ def _read_transforms(path: Path) -> CameraSet:
         name = _photo_name(str(frame["file_path"]))
         c2w = np.asarray(frame["transform_matrix"], np.float64)
         if c2w.shape != (4, 4) or not np.isfinite(c2w).all():
-            raise InputError(f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix")
+            raise InputError(
+                f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix", "mend or remove that frame"
+            )
         w2c[name] = invert_rigid(c2w @ OPENCV_FROM_OPENGL)
         height, width = int(values["h"]), int(values["w"])
         fx = float(values["fl_x"]) if "fl_x" in values else width / (2 * np.tan(float(values["camera_angle_x"]) / 2))
@@ -175,7 +182,7 @@ def _read_cameras_json(path: Path) -> CameraSet:
         w2c[name][:3, :3] = np.asarray(image["R"], np.float64)
         w2c[name][:3, 3] = np.asarray(image["t"], np.float64)
         if not np.isfinite(w2c[name]).all():
-            raise InputError(f"{path}: the pose of {name} is not finite")
+            raise InputError(f"{path}: the pose of {name} is not finite", "mend or remove that photo")
     points, views = _points_npz(path.parent / "points.npz", names)
     return CameraSet(
         path=path,

@@ -65,7 +65,7 @@ class OutputFolder:
         try:
             empty = next(self.target.iterdir(), None) is None
         except OSError as error:
-            raise OutputError(f"{self._shown} can't be read: {error.strerror}") from error
+            raise OutputError(f"{self._shown} can't be read: {error.strerror}", "check its permissions") from error
         if not empty:
             raise OutputExists(
                 f"{self._shown} exists and is not empty",

@@ -63,7 +63,9 @@ def read_colmap(path: Path) -> ColmapModel:
         )
         tracks = _tracks(raw, ids, cameras, warnings)
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{raw.folder} holds no valid model: {error}") from error
+        raise InputError(
+            f"{raw.folder} holds no valid model: {error}", "write the model again with the program that made it"
+        ) from error
     return ColmapModel(tuple(image.name for image in images), cameras, tracks, tuple(warnings))
 
 

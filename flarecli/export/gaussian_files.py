@@ -115,7 +115,7 @@ def read_gaussians(path: Path) -> Gaussians:
         raise InputError(f"{path} is no file of Gaussians", f"known suffixes: {' '.join(readers)}")
     gaussians = reader(path)
     if not len(gaussians):
-        raise InputError(f"{path} holds no Gaussians")
+        raise InputError(f"{path} holds no Gaussians", "give a file with at least one Gaussian")
     return gaussians
 
 

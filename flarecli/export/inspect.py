@@ -38,7 +38,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
         InputError: nothing that is known, or a damaged file.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path} does not exist", "check the path")
     if path.suffix == ".ply":
         return _inspect_ply(path).as_dict()
     if path.suffix in PACKED and path.is_file():

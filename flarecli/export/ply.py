@@ -141,11 +141,11 @@ def read_ply(path: Path) -> PlyFile:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
+        raise InputError(f"{path} can't be read: {error.strerror}", "check the path and its permissions") from error
     try:
         return _parse_ply(data)
     except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a readable .ply: {error}") from error
+        raise InputError(f"{path} is not a readable .ply: {error}", "copy the file again, or write it anew") from error
 
 
 def _parse_ply(data: bytes) -> PlyFile:
@@ -201,7 +201,7 @@ def read_points_ply(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     vertices = read_ply(path).vertices
     names = vertices.dtype.names or ()
     if not {"x", "y", "z"} <= set(names):
-        raise InputError(f"{path} has no coordinates x, y, z")
+        raise InputError(f"{path} has no coordinates x, y, z", "give a .ply of points, Gaussians or a mesh")
     xyz = np.stack([vertices[axis] for axis in "xyz"], 1).astype(np.float32)
     if not {"red", "green", "blue"} <= set(names):
         return xyz, None
@@ -221,14 +221,23 @@ def load_gaussians_ply(path: Path) -> GaussianFile:
     needed += [f"rot_{i}" for i in range(4)]
     missing = [name for name in needed if name not in names]
     if missing:
-        raise InputError(f"{path} holds no Gaussians: {', '.join(missing[:5])} missing")
+        raise InputError(
+            f"{path} holds no Gaussians: {', '.join(missing[:5])} missing",
+            "give a .ply in the layout of 3DGS, as flare reconstruct writes it",
+        )
     num_rest = sum(name.startswith("f_rest_") for name in names)
     if num_rest not in (0, 9, 24, 45, 72):
-        raise InputError(f"{path} has {num_rest} f_rest properties; no degree has that many")
+        raise InputError(
+            f"{path} has {num_rest} f_rest properties; no degree has that many",
+            "give a .ply in the layout of 3DGS, as flare reconstruct writes it",
+        )
     rest_names = [f"f_rest_{i}" for i in range(num_rest)]
     columns = [*needed, *rest_names]
     if any(name not in names for name in rest_names):
-        raise InputError(f"{path} has f_rest properties with gaps in their numbers")
+        raise InputError(
+            f"{path} has f_rest properties with gaps in their numbers",
+            "give a .ply in the layout of 3DGS, as flare reconstruct writes it",
+        )
     table = np.stack([vertices[name].astype(np.float64) for name in columns], 1).reshape(len(vertices), -1)
     finite = np.isfinite(table).all(1) & (np.linalg.norm(table[:, 10:14], axis=1) > 0) & (table[:, 7:10] < 80).all(1)
     table = table[finite]

@@ -93,7 +93,7 @@ def read_sog(path: Path) -> Gaussians:
         with zipfile.ZipFile(path) as archive:
             return _decode(archive, read_meta(archive))
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
+        raise InputError(f"{path} does not exist", "check the path") from error
     except (
         OSError,
         ValueError,
@@ -105,7 +105,7 @@ def read_sog(path: Path) -> Gaussians:
         UnidentifiedImageError,
         Image.DecompressionBombError,
     ) as error:
-        raise InputError(f"{path} is no readable .sog: {error}") from error
+        raise InputError(f"{path} is no readable .sog: {error}", "copy the file again, or write it anew") from error
 
 
 def read_meta(archive: zipfile.ZipFile) -> dict[str, Any]:

@@ -48,9 +48,12 @@ def load_splat(path: Path) -> tuple[Gaussians, int]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
+        raise InputError(f"{path} can't be read: {error.strerror}", "check the path and its permissions") from error
     if len(data) % _ROW.itemsize:
-        raise InputError(f"{path} is no .splat: its length is not a multiple of {_ROW.itemsize} bytes")
+        raise InputError(
+            f"{path} is no .splat: its length is not a multiple of {_ROW.itemsize} bytes",
+            "copy the file again, or write it anew",
+        )
     rows = np.frombuffer(data, _ROW)
     quats = (rows["quat"].astype(np.float32) - 128) / 128
     norms = np.linalg.norm(quats, axis=1)
@@ -58,7 +61,9 @@ def load_splat(path: Path) -> tuple[Gaussians, int]:
         np.isfinite(rows["mean"]).all(1) & np.isfinite(rows["scale"]).all(1) & (rows["scale"] > 0).all(1) & (norms > 0)
     )
     if len(rows) and not good.any():
-        raise InputError(f"{path} is no .splat: none of its {len(rows)} rows is a Gaussian")
+        raise InputError(
+            f"{path} is no .splat: none of its {len(rows)} rows is a Gaussian", "copy the file again, or write it anew"
+        )
     rows, quats, norms = rows[good], quats[good], norms[good]
     sh = (rows["rgba"][:, None, :3] / np.float32(255) - 0.5) / SH_C0
     opacities = rows["rgba"][:, 3] / np.float32(255)

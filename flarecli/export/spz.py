@@ -43,7 +43,10 @@ def write_spz(gaussians: Gaussians, path: Path) -> None:
     farthest = float(np.abs(gaussians.means).max(initial=1e-3))
     fraction_bits = min(int(np.floor(np.log2((2**23 - 1) / farthest))), 23)
     if fraction_bits < 0:
-        raise OutputError(f"{path}: a Gaussian lies {farthest:.3g} units away, too far for this format")
+        raise OutputError(
+            f"{path}: a Gaussian lies {farthest:.3g} units away, too far for this format",
+            "write another format, or a scene of a smaller unit",
+        )
     degree = min(gaussians.sh_degree, _MAX_SH_DEGREE)
     rest = gaussians.sh[:, 1 : (degree + 1) ** 2] * _FLIP_SH[: (degree + 1) ** 2 - 1, None]
     fixed = np.rint(gaussians.means.astype(np.float64) * _FLIP_XYZ * 2.0**fraction_bits).astype("<i4")
@@ -69,13 +72,13 @@ def read_spz(path: Path) -> Gaussians:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
+        raise InputError(f"{path} can't be read: {error.strerror}", "check the path and its permissions") from error
     if data[:4] == struct.pack("<I", _MAGIC):
         raise InputError(f"{path} is an .spz of version 4 or later", "this program reads versions 2 and 3")
     try:
         return _decode(data)
     except (zlib.error, struct.error, ValueError) as error:
-        raise InputError(f"{path} is no readable .spz: {error}") from error
+        raise InputError(f"{path} is no readable .spz: {error}", "copy the file again, or write it anew") from error
 
 
 def _decode(data: bytes) -> Gaussians:

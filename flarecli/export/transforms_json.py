@@ -103,7 +103,9 @@ def read_transforms(path: Path) -> tuple[tuple[str, ...], Cameras]:
             size, matrix = _intrinsics(meta | frame, path.parent / name)
             c2w.append(_c2w(meta, frame))
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, np.linalg.LinAlgError) as error:
-            raise InputError(f"frame {number} of {path} is not usable: {error!r}") from error
+            raise InputError(
+                f"frame {number} of {path} is not usable: {error!r}", "mend or remove that frame"
+            ) from error
         names.append(name.replace("\\", "/").removeprefix("./").removeprefix("images/"))
         K.append(matrix)
         sizes.append(size)
@@ -111,7 +113,7 @@ def read_transforms(path: Path) -> tuple[tuple[str, ...], Cameras]:
     try:
         cameras = Cameras(np.stack(c2w), np.stack(K), np.array(sizes), np.array(k1))
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{path} holds no valid cameras: {error}") from error
+        raise InputError(f"{path} holds no valid cameras: {error}", "mend the file, or write it anew") from error
     return tuple(names), cameras
 
 
@@ -123,7 +125,7 @@ def load_transforms(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path} is too large for a transforms.json")
+            raise InputError(f"{path} is too large for a transforms.json", "give the transforms.json of one scene")
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read: {error}", "give a transforms.json in nerfstudio's form") from error

@@ -73,12 +73,14 @@ def _read(path: Path, reader: Callable[[], Any]) -> Any:
         EOFError,
         zipfile.BadZipFile,
     ) as error:
-        raise VerificationError(f"{path} does not read back: {error}") from error
+        raise VerificationError(
+            f"{path} does not read back: {error}", "write it again; if it stays so, the disk or the memory is at fault"
+        ) from error
 
 
 def _require(condition: bool, path: Path, what: str) -> None:
     if not condition:
-        raise VerificationError(f"{path}: {what}")
+        raise VerificationError(f"{path}: {what}", "write it again; if it stays so, the disk or the memory is at fault")
 
 
 def _check_image(path: Path, size_wh: tuple[int, int]) -> None:
@@ -86,9 +88,12 @@ def _check_image(path: Path, size_wh: tuple[int, int]) -> None:
         with Image.open(path) as image:
             found, orientation = image.size, image.getexif().get(_ORIENTATION_TAG, 1)
     except FileNotFoundError as error:
-        raise VerificationError(f"{path} is missing") from error
+        raise VerificationError(f"{path} is missing", "write the scene again with --overwrite") from error
     except (OSError, UnidentifiedImageError) as error:
-        raise VerificationError(f"{path} is not a readable image: {error}") from error
+        raise VerificationError(
+            f"{path} is not a readable image: {error}",
+            "write it again; if it stays so, the disk or the memory is at fault",
+        ) from error
     _require(found == size_wh, path, f"is {found[0]} x {found[1]}, its camera {size_wh[0]} x {size_wh[1]}")
     _require(orientation == 1, path, f"has the EXIF orientation {orientation}; the copies must be upright")
 
@@ -125,7 +130,9 @@ def _vertices(path: Path) -> Any:
     try:
         return plyfile.PlyData.read(str(path))["vertex"].data
     except (plyfile.PlyParseError, OSError, ValueError, KeyError) as error:
-        raise VerificationError(f"{path} does not read back: {error}") from error
+        raise VerificationError(
+            f"{path} does not read back: {error}", "write it again; if it stays so, the disk or the memory is at fault"
+        ) from error
 
 
 def _require_finite(path: Path, vertices: np.ndarray) -> None:

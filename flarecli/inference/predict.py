@@ -105,7 +105,7 @@ def predict(
 
 def _check_input(spec: ModelSpec, num_photos: int, has_intrinsics: bool) -> None:
     if num_photos < 2:
-        raise InputError("a reconstruction needs at least two photos")
+        raise InputError("a reconstruction needs at least two photos", "give two or more photos of the same scene")
     if num_photos < spec.min_views:
         message = f"{spec.name} takes {_count(spec.min_views)} photos at a time, and there are only {num_photos}"
         raise InputError(message, "add photos or choose another --model")

@@ -182,7 +182,10 @@ def check_renderer(generator: Generator, canvas: tuple[int, int]) -> dict[str, f
     )
     difference = float((first - second).abs().mean(-1)[matches.visible[:, 0]].median())
     if not difference < _COLOUR_LIMIT:
-        raise VerificationError(f"rendered views disagree: colours of the same points differ by {difference:.2f}")
+        raise VerificationError(
+            f"rendered views disagree: colours of the same points differ by {difference:.2f}",
+            "report it with the name of the device; nothing was trained",
+        )
     visible = float(matches.visible.float().mean())
     return {"images_per_second": round(rate, 1), "visible": visible, "colour_difference": difference}
 

@@ -52,13 +52,25 @@ class Phase:
         if len(self.views) != len(self.view_weights):
             raise InputError("views and view_weights of a phase must have the same length", "give each its weight")
         if self.stages not in {1, 3}:
-            raise InputError(f"stages of a phase must be 1 or 3, not {self.stages}")
+            raise InputError(
+                f"stages of a phase must be 1 or 3, not {self.stages}",
+                "stop after the coarse pose with 1, or train all with 3",
+            )
         if self.train_only not in {None, "gaussians"}:
-            raise InputError(f"train_only of a phase must be 'gaussians', not {self.train_only!r}")
+            raise InputError(
+                f"train_only of a phase must be 'gaussians', not {self.train_only!r}",
+                "leave it out to train everything",
+            )
         if not 0 <= self.photo_share <= 1:
-            raise InputError(f"photo_share of a phase must be between 0 and 1, not {self.photo_share}")
+            raise InputError(
+                f"photo_share of a phase must be between 0 and 1, not {self.photo_share}",
+                "give the share of the steps that see photos",
+            )
         if self.train_only is None and (self.targets or self.halved):
-            raise InputError("targets and halved are for phases with train_only = 'gaussians'")
+            raise InputError(
+                "targets and halved are for phases with train_only = 'gaussians'",
+                "leave them out, or say train_only = 'gaussians'",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +131,7 @@ class TrainConfig:
         if self.size not in SIZES:
             raise InputError(f"unknown network size {self.size!r}", f"use one of {', '.join(SIZES)}")
         if not self.phases or abs(sum(p.share for p in self.phases) - 1) > 1e-6:
-            raise InputError("the shares of the phases must add up to 1")
+            raise InputError("the shares of the phases must add up to 1", "change them so that they do")
 
     def progress(self, minutes: float, step: int) -> float:
         """Share of the run that is over, by minutes or by steps, whichever is farther."""
@@ -148,7 +160,9 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"can't read the training configuration {path}: {error}") from error
+        raise InputError(
+            f"can't read the training configuration {path}: {error}", "check the path and the syntax of TOML"
+        ) from error
     weights = _make(LossWeights, values.pop("weights", {}), f"{path} [weights]")
     phases = tuple(_make(Phase, table, f"{path} [[phases]]") for table in values.pop("phases", []))
     config = _make(TrainConfig, {**values, "weights": weights, "phases": phases}, str(path))

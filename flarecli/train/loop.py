@@ -127,7 +127,10 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
     if checkpoint.exists():
         state = load_state(checkpoint)
         if state.size != config.size:
-            raise InputError(f"{checkpoint} holds a network of size {state.size}, not {config.size}")
+            raise InputError(
+                f"{checkpoint} holds a network of size {state.size}, not {config.size}",
+                "set size to that, or choose another output",
+            )
         fill(network, load_shards(checkpoint, "model"), checkpoint)
         fill(ema, load_shards(checkpoint, "ema"), checkpoint)
     elif config.start:

@@ -78,7 +78,9 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                     )
                 total += member.size
                 if total > _MAX_UNPACKED:
-                    raise InputError(f"{archive}: unpacks to more than {_MAX_UNPACKED >> 30} GiB")
+                    raise InputError(
+                        f"{archive}: unpacks to more than {_MAX_UNPACKED >> 30} GiB", "give the archive of textures"
+                    )
                 source = tar.extractfile(member)
                 if source is None or path.suffix.lower() not in IMAGE_SUFFIXES | {".tsv", ".txt", ".md"}:
                     continue
@@ -123,7 +125,7 @@ def load_stack(files: TextureFiles, size: int, device: torch.device | None = Non
         InputError: a picture can't be read, or ``size`` is no power of two of at least 8.
     """
     if size < 8 or size & (size - 1):
-        raise InputError(f"texture size must be a power of two of at least 8, not {size}")
+        raise InputError(f"texture size must be a power of two of at least 8, not {size}", "give 64, 128 or 256")
     pictures = np.stack([_read(file, size) for file in files.paths])
     return pack_stack(torch.from_numpy(pictures), files.photos, device)
 

@@ -42,13 +42,13 @@ class OutOfMemoryError(RuntimeError):
 ERRORS = [
     (errors.InputError("photo.jpg is broken", "remove it"), 3),
     (errors.OutputExists("scene exists", "--overwrite"), 3),
-    (errors.OutputError("can't write"), 3),
-    (errors.MissingDependency("HEIC photos need pillow_heif"), 3),
-    (errors.MemoryExceeded("does not fit"), 4),
-    (errors.WeightsError("no weights"), 5),
-    (errors.PartialResult("3 of 8"), 6),
-    (errors.ReconstructionError("no cameras"), 7),
-    (errors.VerificationError("mesh.ply does not read back"), 7),
+    (errors.OutputError("can't write", "do this"), 3),
+    (errors.MissingDependency("HEIC photos need pillow_heif", "do this"), 3),
+    (errors.MemoryExceeded("does not fit", "do this"), 4),
+    (errors.WeightsError("no weights", "do this"), 5),
+    (errors.PartialResult("3 of 8", "do this"), 6),
+    (errors.ReconstructionError("no cameras", "do this"), 7),
+    (errors.VerificationError("mesh.ply does not read back", "do this"), 7),
     (MemoryError(), 4),
     (OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), 4),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 4),
@@ -90,11 +90,11 @@ def test_a_defect_says_so_and_how_to_see_more(failing, capsys):
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(failing, capsys):
-    failing(errors.InputError("photo.jpg is broken"))
+    failing(errors.InputError("photo.jpg is broken", "do this"))
     assert run(["reconstruct", "photos", "-o", "scene", "--debug"]) == 3
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err
-    assert err.splitlines()[-1] == "error: photo.jpg is broken"
+    assert err.splitlines()[-2:] == ["error: photo.jpg is broken", "hint: do this"]
 
 
 def test_a_disk_error_of_another_kind_is_not_taken_for_a_full_disk():

@@ -66,7 +66,7 @@ def test_a_foreign_file_is_never_replaced(scene):
 
 def test_a_failed_verification_leaves_the_scene_as_it_was(scene, monkeypatch):
     def fail(folder):
-        raise VerificationError(f"{folder} does not read back")
+        raise VerificationError(f"{folder} does not read back", "do this")
 
     monkeypatch.setattr(rewrite, "verify_scene", fail)
     before = contents(scene)
