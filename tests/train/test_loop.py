@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,6 +178,11 @@ def test_photos_take_part_in_the_steps_that_are_theirs(config, tmp_path, texture
     monkeypatch.setattr(ShardSource, "next", noted)
     run(config)
     assert len(asked) == 3 and set(asked) == folders
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "weights").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_recipes_of_the_shipped_weights_can_be_run(recipe):
+    assert load_config(recipe).minutes > 0
 
 
 def test_values_arrive_and_overrides_win(config):
