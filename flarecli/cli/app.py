@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -162,4 +163,9 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         abandon_stdout()
+    if code == EXIT_INTERRUPTED:
+        # Had the interrupt met code that a library makes from text, as dataclasses do, Python would end `python -m` by
+        # the signal, whatever code it is asked to exit with.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -211,20 +211,31 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_end_with_one_line_and_130(tmp_path, number):
+def interrupted(command: list[str], tmp_path: Path, number: int) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a slow pipeline that is sent a signal in its middle."""
     started = tmp_path / "started"
-    command = [sys.executable, "-c", SLOW_PIPELINE, "reconstruct", "photos", "-q", "-o", str(tmp_path / "scene")]
+    arguments = ["reconstruct", "photos", "-q", "-o", str(tmp_path / "scene"), "--", str(started)]
     process = subprocess.Popen(
-        [*command, "--", str(started)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
     deadline = time.monotonic() + 60
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert (out, err.strip()) == ("", "interrupted")
+    return process.returncode, out, err.strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_with_one_line_and_130(tmp_path, number):
+    command = [sys.executable, "-c", SLOW_PIPELINE]
+    assert interrupted(command, tmp_path, number) == (130, "", "interrupted")
+
+
+def test_ctrl_c_in_code_made_from_text_ends_with_130_too(tmp_path):
+    (tmp_path / "slow_flare.py").write_text(SLOW_PIPELINE.replace("time.sleep(60)", "exec('time.sleep(60)')"))
+    command = [sys.executable, "-m", "slow_flare"]
+    assert interrupted(command, tmp_path, signal.SIGINT) == (130, "", "interrupted")
 
 
 def test_a_reader_that_leaves_is_no_traceback():
