@@ -287,8 +287,7 @@ def _with_points(
             rgb_of.append(np.asarray(picture.convert("RGB")))
         if on_progress:
             on_progress("images", index + 1, len(photos))
-    status = {verdict.name: verdict.status for verdict in reconstruction.verdicts}
-    verified = np.array([status[photo.name] == "verified" for photo in photos])
+    verified = reconstruction.verified
     # Depth of unverified photos hangs loosely in the scene; it only counts where there is nothing better.
     keep = verified if verified.any() else np.ones(len(photos), bool)
     return dataclasses.replace(reconstruction, points=dense_points(reconstruction, rgb_of, keep))

@@ -25,10 +25,10 @@ from flarecli.adapt.study import Study
 from flarecli.appearance.fit import photometric_loss
 from flarecli.model.small_output import PointMaps, SmallOutput
 from flarecli.model.small_pose import pose_matrices
-from flarecli.train.losses import LossWeights, compute_losses
+from flarecli.train.losses import LossWeights, compute_losses, ordered_pairs
 from flarecli.train.primitives import Draw
 from flarecli.train.reprojection import matched_reprojection_loss, reprojection_loss
-from flarecli.train.targets import Targets, find_matches, make_targets
+from flarecli.train.targets import Targets, centre_pixels, find_matches, make_targets
 
 _RENDER_STRIDE = 2  # a Gaussian stands for so many rows and columns, which takes a third of the time
 _MATCH_STRIDE = 4  # every so many pixels of each row and column is matched
@@ -127,18 +127,15 @@ def _matched(depth: Float[Tensor, "1 V H W"], truth: Targets, size_hw: tuple[int
     """Predicted depth of every view, projected into the solved cameras of all others, against measured places."""
     views, (height, width) = depth.shape[1], size_hw
     device = depth.device
-    pairs = [(a, b) for a in range(views) for b in range(views) if a != b]
-    source, target = torch.tensor(pairs, device=device).T[:, None]
-    rows = torch.arange(_MATCH_STRIDE // 2, height, _MATCH_STRIDE, device=device)
-    columns = torch.arange(_MATCH_STRIDE // 2, width, _MATCH_STRIDE, device=device)
-    pixels = (rows[:, None] * width + columns).flatten()
-    matches = find_matches(truth, source, target, pixels.expand(1, len(pairs), -1), _MATCH_STRIDE)
+    source, target = ordered_pairs(1, views, device)
+    pixels, pairs = centre_pixels(height, width, _MATCH_STRIDE, device), source.shape[1]
+    matches = find_matches(truth, source, target, pixels.expand(1, pairs, -1), _MATCH_STRIDE)
     factor, known = scale_to_measured(depth[0], truth.local[0, ..., 2] * truth.valid[0])
     ratio = (depth * factor[:, None, None]) / truth.local[..., 2].clamp_min(1e-6)
     scaled = (truth.local * ratio[..., None]).flatten(2, 3)[:, :, pixels]
     world = torch.einsum("bvij,bvnj->bvni", truth.rotation, scaled) + truth.translation[:, :, None]
     weight = matches.visible.float() * known[source][..., None]
-    c2w = torch.eye(4, device=device).repeat(1, len(pairs), 1, 1)
+    c2w = torch.eye(4, device=device).repeat(1, pairs, 1, 1)
     c2w[..., :3, :3], c2w[..., :3, 3] = truth.rotation[:, target[0]], truth.translation[:, target[0]]
     focal, portrait = truth.log_focal[:, target[0]].exp(), truth.portrait[:, target[0]]
     return matched_reprojection_loss(world[:, source[0]], c2w, focal, portrait, matches.location, weight, size_hw)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flarecli.adapt.study import Study
-from flarecli.train.targets import find_matches, make_targets
+from flarecli.train.targets import centre_pixels, find_matches, make_targets
 
 _GRID = 24  # points along the long side that overlap is counted at
 _MIN_OVERLAP = 0.15
@@ -23,8 +23,7 @@ def overlaps(study: Study) -> Float[Tensor, "V V"]:
     count, (height, width) = len(study.names), study.size_hw
     truth = make_targets(study.batch(range(count)))
     stride = max(1, width // _GRID)
-    rows, columns = (torch.arange(stride // 2, side, stride, device=study.rgb.device) for side in (height, width))
-    pixels = (rows[:, None] * width + columns).flatten()
+    pixels = centre_pixels(height, width, stride, study.rgb.device)
     share = torch.eye(count)
     for view in range(count):
         others = [other for other in range(count) if other != view]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from flarecli.geometry.projection import map_intrinsics, nearest_values, photo_pixels, pixel_grid
+from flarecli.geometry.projection import map_intrinsics, photo_pixels, pixel_grid
 from flarecli.images.loading import Photo
 from flarecli.images.preparing import Prepared
 from flarecli.inference.assemble import assemble_views, scene_views
@@ -28,7 +28,7 @@ from flarecli.runtime import cpu_count
 from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import Reconstruction
 from flarecli.train.generator import Batch
-from flarecli.train.sampling import sample_colours, sparse_depth
+from flarecli.train.sampling import known_depth, measured_alone, sample_colours, sparse_depth
 
 Progress = Callable[[str, int, int], None]
 
@@ -144,11 +144,7 @@ def study_of(reconstruction: Reconstruction, predicted: Predicted) -> Study:
     count = len(reconstruction)
     K = np.stack([map_intrinsics(cameras.K[i], prepared.prepared_from_photo[i]) for i in range(count)])
     depth = np.stack([_measured_depth(reconstruction, prepared, view) for view in range(count)])
-    status = {verdict.name: verdict.status for verdict in reconstruction.verdicts}
-    verified = tuple(
-        status[name] == "verified" and bool((depth[view] > 0).any())
-        for view, name in enumerate(reconstruction.image_names)
-    )
+    verified = tuple((reconstruction.verified & (depth > 0).any((1, 2))).tolist())
     unit = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
     c2w = np.array(cameras.c2w)
     c2w[:, :3, 3] /= unit
@@ -173,13 +169,9 @@ def _measured_depth(reconstruction: Reconstruction, prepared: Prepared, view: in
     portrait = bool(prepared.views.portrait[view])
     size = (width, height) if portrait else (height, width)
     prepared_from_photo, w2c = prepared.prepared_from_photo[view], reconstruction.cameras.w2c[view]
-    depth = sparse_depth(reconstruction.tracks, view, w2c, prepared_from_photo, size)
-    dense = reconstruction.depth_maps[view]
-    if dense is not None and dense.measured is not None:
-        map_from_photo = dense.K @ np.linalg.inv(reconstruction.cameras.K[view])
-        stereo = np.where(dense.measured, dense.depth, 0)
-        found = nearest_values(stereo, size, map_from_photo @ np.linalg.inv(prepared_from_photo))
-        depth = np.where(found > 0, found, depth)
+    sparse = sparse_depth(reconstruction.tracks, view, w2c, prepared_from_photo, size)
+    dense = measured_alone(reconstruction.depth_maps[view])
+    depth = known_depth(dense, sparse, reconstruction.cameras.K[view], prepared_from_photo)
     if prepared.masks is not None:
         use = prepared.masks[view].numpy()
         depth = np.where(use.T if portrait else use, depth, 0)

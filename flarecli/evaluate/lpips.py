@@ -21,6 +21,7 @@ from flarecli.errors import WeightsError
 from flarecli.runtime import require
 
 Backbone = Literal["alex", "vgg"]
+_PUBLISHED = "give the file of weights that torchvision or the lpips package publishes"
 # Mean and spread of ImageNet for pictures in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # Convolutions (index in the published "features", stride, padding) by stage; max pooling comes before each stage but
@@ -78,12 +79,10 @@ def _load(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise WeightsError(
             f"{path} can't be read as weights: {str(error).splitlines()[0]}",
-            "give the file of weights that torchvision or the lpips package publishes",
+            _PUBLISHED,
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(
-            f"{path} holds no state dict", "give the file of weights that torchvision or the lpips package publishes"
-        )
+        raise WeightsError(f"{path} holds no state dict", _PUBLISHED)
     return state
 
 

@@ -23,6 +23,7 @@ from flarecli.scene.cameras import Cameras
 if TYPE_CHECKING:
     from flarecli.scene.reconstruction import DepthMap
 
+_KINDS = "give cameras.json or transforms.json, or a COLMAP model"
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -72,7 +73,7 @@ def read_cameras(path: Path) -> CameraSet:
     except (LookupError, TypeError, ValueError, RuntimeError, OSError, BadZipFile) as error:
         raise InputError(
             f"{path} can't be read: {type(error).__name__}: {error}",
-            "give cameras.json or transforms.json, or a COLMAP model",
+            _KINDS,
         ) from error
 
 
@@ -99,9 +100,7 @@ def _read(path: Path) -> CameraSet:
 def _json(path: Path) -> dict[str, Any]:
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise InputError(
-            f"{path} does not hold a JSON object", "give cameras.json or transforms.json, or a COLMAP model"
-        )
+        raise InputError(f"{path} does not hold a JSON object", _KINDS)
     return value
 
 

@@ -20,6 +20,7 @@ from flarecli.scene.reconstruction import Reconstruction
 
 MAX_SH_DEGREE = 3
 _MIN_OPACITY = 1e-6
+_LAYOUT = "give a .ply in the layout of 3DGS, as flare reconstruct writes it"
 _FRAME = ("frame: world of the cameras, OpenCV axes (x right, y down, z forward)",)
 _ENCODED = "opacity: logit, scale: ln, rot: wxyz"
 _NAMES = {
@@ -223,20 +224,20 @@ def load_gaussians_ply(path: Path) -> GaussianFile:
     if missing:
         raise InputError(
             f"{path} holds no Gaussians: {', '.join(missing[:5])} missing",
-            "give a .ply in the layout of 3DGS, as flare reconstruct writes it",
+            _LAYOUT,
         )
     num_rest = sum(name.startswith("f_rest_") for name in names)
     if num_rest not in (0, 9, 24, 45, 72):
         raise InputError(
             f"{path} has {num_rest} f_rest properties; no degree has that many",
-            "give a .ply in the layout of 3DGS, as flare reconstruct writes it",
+            _LAYOUT,
         )
     rest_names = [f"f_rest_{i}" for i in range(num_rest)]
     columns = [*needed, *rest_names]
     if any(name not in names for name in rest_names):
         raise InputError(
             f"{path} has f_rest properties with gaps in their numbers",
-            "give a .ply in the layout of 3DGS, as flare reconstruct writes it",
+            _LAYOUT,
         )
     table = np.stack([vertices[name].astype(np.float64) for name in columns], 1).reshape(len(vertices), -1)
     finite = np.isfinite(table).all(1) & (np.linalg.norm(table[:, 10:14], axis=1) > 0) & (table[:, 7:10] < 80).all(1)

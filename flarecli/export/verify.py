@@ -22,6 +22,7 @@ from flarecli.runtime import require
 from flarecli.scene.reconstruction import Reconstruction
 
 _ORIENTATION_TAG = 274
+_AGAIN = "write it again; if it stays so, the disk or the memory is at fault"
 _POSE_TOLERANCE = 1e-6  # of the extent of the cameras
 _ERROR_TOLERANCE_PX = 0.01
 
@@ -73,14 +74,12 @@ def _read(path: Path, reader: Callable[[], Any]) -> Any:
         EOFError,
         zipfile.BadZipFile,
     ) as error:
-        raise VerificationError(
-            f"{path} does not read back: {error}", "write it again; if it stays so, the disk or the memory is at fault"
-        ) from error
+        raise VerificationError(f"{path} does not read back: {error}", _AGAIN) from error
 
 
 def _require(condition: bool, path: Path, what: str) -> None:
     if not condition:
-        raise VerificationError(f"{path}: {what}", "write it again; if it stays so, the disk or the memory is at fault")
+        raise VerificationError(f"{path}: {what}", _AGAIN)
 
 
 def _check_image(path: Path, size_wh: tuple[int, int]) -> None:
@@ -92,7 +91,7 @@ def _check_image(path: Path, size_wh: tuple[int, int]) -> None:
     except (OSError, UnidentifiedImageError) as error:
         raise VerificationError(
             f"{path} is not a readable image: {error}",
-            "write it again; if it stays so, the disk or the memory is at fault",
+            _AGAIN,
         ) from error
     _require(found == size_wh, path, f"is {found[0]} x {found[1]}, its camera {size_wh[0]} x {size_wh[1]}")
     _require(orientation == 1, path, f"has the EXIF orientation {orientation}; the copies must be upright")
@@ -130,9 +129,7 @@ def _vertices(path: Path) -> Any:
     try:
         return plyfile.PlyData.read(str(path))["vertex"].data
     except (plyfile.PlyParseError, OSError, ValueError, KeyError) as error:
-        raise VerificationError(
-            f"{path} does not read back: {error}", "write it again; if it stays so, the disk or the memory is at fault"
-        ) from error
+        raise VerificationError(f"{path} does not read back: {error}", _AGAIN) from error
 
 
 def _require_finite(path: Path, vertices: np.ndarray) -> None:

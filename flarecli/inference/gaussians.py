@@ -53,9 +53,7 @@ def place_gaussians(views: Sequence[View], initial: Reconstruction, final: Recon
 
 
 def _shown(final: Reconstruction) -> Bool[np.ndarray, "V"]:
-    status = {verdict.name: verdict.status for verdict in final.verdicts}
-    verified = np.array([status.get(name) == "verified" for name in final.image_names])
-    return verified if verified.any() else np.ones(len(verified), bool)
+    return final.verified if final.verified.any() else np.ones(len(final), bool)
 
 
 def _place(

@@ -154,7 +154,8 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
     best, adjusted = solution.candidate, solution.adjusted
     count = len(photos)
     if not best.posed.any():
-        return replace(initial, verdicts=_verdicts(photos, solution, np.full(count, np.nan), np.zeros(count, int)))
+        nothing = np.full(count, np.nan), np.zeros(count, int), [None] * count
+        return replace(initial, verdicts=_verdicts(photos, solution, *nothing))
     K, k1 = best.lenses.K[best.lenses.group], best.lenses.k1[best.lenses.group]
     cameras = Cameras(best.c2w, K, priors.size_hw, k1)
     if adjusted is not None:
@@ -167,10 +168,7 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
         # Points of the network's own matches belong to the cameras they were made with.
         tracks, errors, observations = Tracks.empty(), np.full(count, np.nan), np.zeros(count, int)
         sigmas = best.lenses.sigma
-    verdicts = tuple(
-        replace(verdict, focal_sigma=float(sigmas[group]))
-        for verdict, group in zip(_verdicts(photos, solution, errors, observations), best.lenses.group, strict=True)
-    )
+    verdicts = _verdicts(photos, solution, errors, observations, sigmas[best.lenses.group].tolist())
     return replace(
         place(initial, cameras, tracks, priors),
         verdicts=verdicts,
@@ -181,16 +179,21 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
 
 
 def _verdicts(
-    photos: Sequence[Photo], solution: Solution, errors: np.ndarray, observations: np.ndarray
+    photos: Sequence[Photo],
+    solution: Solution,
+    errors: np.ndarray,
+    observations: np.ndarray,
+    sigmas: Sequence[float | None],
 ) -> tuple[PhotoVerdict, ...]:
     out = []
     for index, photo in enumerate(photos):
         error = None if np.isnan(errors[index]) else float(errors[index])
+        known = int(observations[index]), error, sigmas[index]
         if solution.verified[index]:
-            out.append(PhotoVerdict(photo.name, "verified", "", int(observations[index]), error))
+            out.append(PhotoVerdict(photo.name, "verified", "", *known))
         else:
             reason = "too few matches with other photos agree on a camera"
-            out.append(PhotoVerdict(photo.name, "network-only", reason, int(observations[index]), error))
+            out.append(PhotoVerdict(photo.name, "network-only", reason, *known))
     return tuple(out)
 
 

@@ -184,3 +184,9 @@ class Reconstruction:
 
     def __len__(self) -> int:
         return len(self.image_names)
+
+    @property
+    def verified(self) -> Bool[np.ndarray, "V"]:
+        """Which photos of ``image_names`` have a camera that photo matches bear out."""
+        names = {verdict.name for verdict in self.verdicts if verdict.status == "verified"}
+        return np.array([name in names for name in self.image_names], bool)

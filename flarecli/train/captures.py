@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,13 @@ from flarecli.export.archive import ARCHIVE_NAME, load_scene
 from flarecli.export.colmap_raw import find_model
 from flarecli.export.colmap_read import read_colmap
 from flarecli.export.transforms_json import load_transforms, read_transforms
-from flarecli.geometry.projection import map_pixels, nearest_values, photo_pixels, pixel_grid
+from flarecli.geometry.projection import map_pixels, photo_pixels, pixel_grid
 from flarecli.images.preparing import choose_canvas
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.reconstruction import DepthMap, Tracks
 from flarecli.train.data import STORED_VIEWS, pack_arrays
 from flarecli.train.generator import Batch
-from flarecli.train.sampling import sample_colours, sparse_depth
+from flarecli.train.sampling import known_depth, measured_alone, sample_colours, sparse_depth
 
 _MIN_OVERLAP = 0.15
 _ROUNDS = 4
@@ -83,19 +83,12 @@ def read_capture(path: Path) -> Capture:
 def _verified(path: Path) -> Capture:
     """The photos of a scene folder that matches bear out, with the depth that they measured."""
     scene = load_scene(path)
-    status = {verdict.name: verdict.status for verdict in scene.verdicts}
-    keep = [index for index, name in enumerate(scene.image_names) if status[name] == "verified"]
+    keep = np.flatnonzero(scene.verified).tolist()
     files = tuple(path / "images" / scene.image_names[index] for index in keep)
     # The copies in a scene folder are free of the distortion that the archive remembers.
     cameras = Cameras(scene.cameras.c2w[keep], scene.cameras.K[keep], scene.cameras.size_hw[keep])
-    depth_maps = tuple(_measured(scene.depth_maps[index]) for index in keep)
+    depth_maps = tuple(measured_alone(scene.depth_maps[index]) for index in keep)
     return Capture(files, cameras, scene.tracks if len(scene.tracks) else None, tuple(keep), depth_maps)
-
-
-def _measured(depth_map: DepthMap | None) -> DepthMap | None:
-    if depth_map is None or depth_map.measured is None:
-        return None
-    return replace(depth_map, depth=np.where(depth_map.measured, depth_map.depth, 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +117,7 @@ def capture_shards(
         Number of scenes written.
 
     Raises:
-        InputError: a photo can't be read.
+        InputError: a photo can't be read, or no two photos overlap.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -142,6 +135,8 @@ def capture_shards(
             for name, array in pack_arrays(batch).items():
                 np.save(target / f"{name}.npy", array)
             number, total = number + 1, total + len(batch.kind)
+    if not total:
+        raise InputError("no two photos of these scenes overlap", "give scenes whose photos share what they see")
     return total
 
 
@@ -159,17 +154,13 @@ def _view(capture: Capture, index: int, canvas: tuple[int, int]) -> _View:
     view_from_photo = np.array(
         [[across, 0, columns / 2 - across * K[0, 2]], [0, down, rows / 2 - down * K[1, 2]], [0, 0, 1.0]]
     )
-    photo_from_view = np.linalg.inv(view_from_photo)
-    seen = photo_pixels(K, k1, map_pixels(photo_from_view, pixel_grid(rows, columns)))
+    seen = photo_pixels(K, k1, map_pixels(np.linalg.inv(view_from_photo), pixel_grid(rows, columns)))
     rgb = _sample(capture.photos[index], (height, width), scale, seen)
     depth = np.zeros((rows, columns))
     if capture.tracks is not None:
         number, w2c = capture.numbers[index], capture.cameras.w2c[index]
         depth = sparse_depth(capture.tracks, number, w2c, view_from_photo, (rows, columns))
-    dense = capture.depth_maps[index] if capture.depth_maps else None
-    if dense is not None:
-        found = nearest_values(dense.depth, (rows, columns), dense.K @ np.linalg.inv(K) @ photo_from_view)
-        depth = np.where(found > 0, found, depth)
+    depth = known_depth(capture.depth_maps[index] if capture.depth_maps else None, depth, K, view_from_photo)
     focal = float(scale * K[0, 0] / canvas[1])
     if portrait:
         rgb, depth = rgb.transpose(1, 0, 2), depth.T

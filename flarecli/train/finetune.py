@@ -53,8 +53,6 @@ def fine_tune(
     if (output / "checkpoint").exists():
         raise InputError(f"{output} holds a checkpoint already", "choose another --output")
     count = capture_shards(captures, output / "shards", spec.canvas.long_side, multiple=spec.canvas.multiple)
-    if count == 0:
-        raise InputError("no two photos of these scenes overlap", "give scenes whose photos share what they see")
     phase = Phase(share=1.0, shards=str(output / "shards"), images=24, views=(2, 3, 4), view_weights=(0.5, 0.25, 0.25))
     config = TrainConfig(
         output=str(output),
