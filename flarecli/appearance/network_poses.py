@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from flarecli.appearance.align import align_camera
 from flarecli.appearance.photos import View
-from flarecli.geometry.transforms import invert_rigid, nearest_rotation, rotation_angle_deg
+from flarecli.geometry.transforms import exact_rigid, invert_rigid, rotation_angle_deg
 from flarecli.images.preparing import Prepared
 from flarecli.render.splats import Splats
 from flarecli.scene.gaussians import Gaussians
@@ -59,18 +59,11 @@ def fit_network_poses(
             before.append(aligned.loss_before)
             after.append(aligned.loss_after)
             if aligned.loss_after < aligned.loss_before:
-                out[photo] = invert_rigid(_rigid(aligned.view.w2c))
+                out[photo] = invert_rigid(exact_rigid(aligned.view.w2c.detach().cpu().numpy()))
             done.add(photo)
     turned = rotation_angle_deg(out[:, :3, :3], np.asarray(c2w)[:, :3, :3])
     note = {"photos": len(before), "loss": [round(float(np.mean(each)), 5) for each in (before, after)]}
     return out, note | {"largest_turn_deg": round(float(np.max(turned)), 3)}
-
-
-def _rigid(w2c: torch.Tensor) -> np.ndarray:
-    """The matrix in float64, its rotation exactly orthonormal again."""
-    out = w2c.detach().cpu().double().numpy().copy()
-    out[:3, :3] = nearest_rotation(out[:3, :3])
-    return out
 
 
 def _view(prepared: Prepared, photo: int, c2w: np.ndarray, K: np.ndarray, device: torch.device) -> View:

@@ -36,6 +36,13 @@ def nearest_rotation(matrix: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarra
     return u @ vt
 
 
+def exact_rigid(matrices: Float[np.ndarray, "*batch 4 4"]) -> Float[np.ndarray, "*batch 4 4"]:
+    """Motions from single precision in double precision, their rotations exactly orthonormal again."""
+    out = np.array(matrices, np.float64)
+    out[..., :3, :3] = nearest_rotation(out[..., :3, :3])
+    return out
+
+
 def matrix_from_quats_wxyz(quats_wxyz: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 3 3"]:
     """Rotation matrices of quaternions of any non-zero length, real part first."""
     q = np.asarray(quats_wxyz, np.float64)

@@ -15,7 +15,7 @@ import poselib
 from jaxtyping import Float
 
 from flarecli.geometry.projection import focal_from_pointmap, intrinsics, map_intrinsics, pixel_grid
-from flarecli.geometry.transforms import invert_rigid, rigid, umeyama
+from flarecli.geometry.transforms import exact_rigid, invert_rigid, rigid, umeyama
 from flarecli.inference.predict import Window
 from flarecli.scene.gaussians import Gaussians
 from flarecli.scene.views import GaussianMaps
@@ -69,7 +69,7 @@ def read_window(
     prediction = window.prediction
     local, points = prediction.points_local.numpy(), prediction.points_global.numpy()
     weight, weight_local = prediction.confidence_global.numpy(), prediction.confidence_local.numpy()
-    head = prediction.refined_c2w.numpy().astype(np.float64)
+    head = exact_rigid(prediction.refined_c2w.numpy())
     views = []
     for row, photo in enumerate(window.photos):
         turn = bool(portrait[photo])

@@ -64,6 +64,18 @@ def test_a_wrong_pose_head_is_not_taken(made):
     check(views, cameras)
 
 
+def test_rotations_of_the_pose_head_are_exact_where_single_precision_left_them_short(made):
+    """Files hold rotations as quaternions, which only exact ones come back from."""
+    _, predicted = made
+    window = predicted.windows[0]
+    short, points = window.prediction.refined_c2w.float(), window.prediction.points_global.clone()
+    short[:, :3, :3] *= 1 - 2e-6
+    points[1] = torch.nan
+    view = read(predicted, changed(window, refined_c2w=short, points_global=points))[1]
+    assert view.pose_from == "head"
+    np.testing.assert_allclose(view.c2w[:3, :3] @ view.c2w[:3, :3].T, np.eye(3), atol=1e-12)
+
+
 def test_noisy_point_maps_leave_the_word_to_the_pose_head(made):
     """The global points of a view are scattered, so only the head knows its rotation."""
     cameras, predicted = made
