@@ -25,6 +25,10 @@ _EXTRA_OF = {
     "torchmetrics": "metrics",
     "OpenEXR": "exr",
 }
+_HINT_OF = {
+    "open3d": "on Debian/Ubuntu: apt-get install libusb-1.0-0 libgl1 libegl1 libx11-6 libgomp1",
+    "cupy": "pip install cupy-cuda12x or cupy-cuda13x, by the CUDA version that nvidia-smi shows",
+}
 
 
 def require(module: str, purpose: str) -> ModuleType:
@@ -41,9 +45,7 @@ def require(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
         extra = _EXTRA_OF.get(module)
-        hint = f"pip install 'flarecli[{extra}]'" if extra else "pip install -e ."
-        if module == "open3d":
-            hint = "on Debian/Ubuntu: apt-get install libusb-1.0-0 libgl1 libegl1 libx11-6 libgomp1"
+        hint = f"pip install 'flarecli[{extra}]'" if extra else _HINT_OF.get(module, "pip install -e .")
         raise MissingDependency(f"{purpose} need the package {module}, which does not load: {error}", hint) from error
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flarecli.render.projection import BLUR_PX2, camera_normals, colours, project
 from flarecli.render.splats import Splats
+from flarecli.runtime import require
 
 _NO_ALPHA = 1e-10
 
@@ -102,7 +103,7 @@ def _by_kernels(
 def _by_gsplat(
     splats: Splats, w2c: Tensor, K: Tensor, size_hw: tuple[int, int], antialiased: bool, normals: bool, near: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, Any]]:
-    from gsplat import rasterization
+    rasterization = require("gsplat", "Gaussians on CUDA").rasterization
 
     shared: dict[str, Any] = {
         "means": splats.means,

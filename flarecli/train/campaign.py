@@ -15,7 +15,7 @@ import torch
 from flarecli.errors import InputError, VerificationError
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
-from flarecli.runtime import resolve_device
+from flarecli.runtime import require, resolve_device
 from flarecli.train.cameras import RigRules
 from flarecli.train.captures import capture_shards, read_capture
 from flarecli.train.checkpoint import load_shards, load_state
@@ -111,10 +111,12 @@ def run_phase(campaign: Campaign, on_progress: Callable[[str, int, int], None] |
     Raises:
         VerificationError: the renderer of this machine does not show the same world from two places.
         InputError: data are missing, or there is no such phase.
+        MissingDependency: a package is missing that the run would need at its end.
     """
     if campaign.phase not in PHASES:
         raise InputError(f"there is no phase {campaign.phase}", f"choose one of {', '.join(map(str, PHASES))}")
     device, began = resolve_device(campaign.device), time.monotonic()
+    _check_packages(campaign, device)
     campaign.output.mkdir(parents=True, exist_ok=True)
     folder = _textures(campaign)
     trained, held_out = split_textures(list_textures(folder))
@@ -188,6 +190,16 @@ def check_renderer(generator: Generator, canvas: tuple[int, int]) -> dict[str, f
         )
     visible = float(matches.visible.float().mean())
     return {"images_per_second": round(rate, 1), "visible": visible, "colour_difference": difference}
+
+
+def _check_packages(campaign: Campaign, device: torch.device) -> None:
+    """Fail for a missing package before the minutes are spent."""
+    if device.type == "cuda":
+        require("cupy", "Scenes rendered on CUDA")
+        if any(phase.train_only for phase in PHASES[campaign.phase]):
+            require("gsplat", "Gaussians on CUDA")
+    if campaign.photos:
+        require("poselib", "Poses of measured photos")
 
 
 def _textures(campaign: Campaign) -> Path:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import poselib
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from flarecli.errors import InputError
 from flarecli.model.flare_small import FlareSmall
 from flarecli.model.matching import match_views
+from flarecli.runtime import require
 from flarecli.scene.views import Prediction, Views
 from flarecli.train.evaluate import area_under_curve, direction_degrees, rotation_degrees
 
@@ -146,6 +146,7 @@ def pose_from_descriptors(prediction: Prediction, portrait: Tensor, first: int, 
     Returns:
         (4, 4) camera ``second`` to camera ``first``, translation of length one.
     """
+    poselib = require("poselib", "Poses of measured photos")
     assert prediction.focal is not None  # this network predicts it
     matches = match_views(prediction, portrait, first, second)
     if len(matches.similarity) < _MIN_MATCHES:

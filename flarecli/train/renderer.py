@@ -97,7 +97,7 @@ def render(
 def _launch(inputs: list[Tensor], numbers: list[int], outputs: list[Tensor]) -> None:
     import numpy as np
 
-    cupy = require("cupy", "Training on CUDA")
+    cupy = require("cupy", "Scenes rendered on CUDA")
     count, pixels = numbers[2], numbers[3] * numbers[4]
     grid = ((pixels + _CUDA_THREADS - 1) // _CUDA_THREADS, count)
     pointer = [np.uint64(t.data_ptr()) for t in (*inputs, *outputs)]
@@ -108,7 +108,7 @@ def _launch(inputs: list[Tensor], numbers: list[int], outputs: list[Tensor]) -> 
 
 @functools.cache
 def _kernel():
-    cupy = require("cupy", "Training on CUDA")
+    cupy = require("cupy", "Scenes rendered on CUDA")
     defines = f"#define LANES 1\n#define PRIMS {PRIMS}\n#define RECORD {RECORD}\n"
     return cupy.RawKernel(defines + _SOURCE.read_text(), "render_kernel", options=("--use_fast_math", "--std=c++14"))
 

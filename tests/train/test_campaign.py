@@ -6,15 +6,17 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from flarecli.errors import InputError, VerificationError
+from flarecli.errors import InputError, MissingDependency, VerificationError
 from flarecli.export.archive import save_scene
 from flarecli.model.config_small import GAUSSIAN_PART
+from flarecli.train import campaign
 from flarecli.train.campaign import PHASES, Campaign, check_renderer, run_phase
 from flarecli.train.checkpoint import MAX_SHARD, load_shards
 from tests.synthetic import make_scene
@@ -89,6 +91,36 @@ def test_the_script_trains_measures_and_leaves_everything_to_go_on_with(pack, po
     after = load_shards(tmp_path / "head" / "run" / "checkpoint", "ema")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith(GAUSSIAN_PART) for name in changed)
+
+
+BARE = "pycolmap open3d poselib plyfile gsplat numba typer rich viser ray".split()
+"""What a GPU machine without network need not have for phases 1 and 2."""
+
+
+def test_a_bare_gpu_machine_has_all_that_the_first_phases_need():
+    hide = f"import sys; sys.modules.update(dict.fromkeys({BARE}))"
+    command = [sys.executable, "-c", f"{hide}; import flarecli.train.campaign"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_missing_package_is_told_before_the_minutes_are_spent(pack, posed, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "poselib", None)
+    measured = Campaign(textures=pack, output=tmp_path / "out", minutes=5, device="cpu", photos=(posed,))
+    with pytest.raises(MissingDependency, match="Poses of measured photos need the package poselib"):
+        run_phase(measured)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("phase", "missing"), [(1, "cupy"), (3, "gsplat")])
+def test_cuda_needs_its_packages_from_the_start(pack, tmp_path, monkeypatch, phase, missing):
+    monkeypatch.setattr(campaign, "resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingDependency, match=missing) as caught:
+        run_phase(Campaign(textures=pack, output=tmp_path / "out", minutes=5, device="cuda", phase=phase))
+    assert "pip install" in caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_renderer_that_shows_two_worlds_is_caught(generator, monkeypatch):
