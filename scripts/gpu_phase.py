@@ -1,10 +1,11 @@
 """Run one phase of the training on a GPU machine without network.
 
 usage: python scripts/gpu_phase.py --textures textures.tar --output OUT --minutes 18 [--phase 1] [--start WEIGHTS]
-       [--photos FOLDER...] [--captures SCENE...]
+       [--photos FOLDER...] [--captures SCENE...] [--compile]
 
 --photos are measured on and never trained on, --captures (folders that flare reconstruct wrote, for example) are
-trained on in a quarter of the steps.
+trained on in a quarter of the steps. --compile has torch.compile translate the attention blocks; run both ways for a
+minute first, and take the one with more samples.
 
 Everything it needs fits into one upload of 64 MiB: the checkout, the texture pack and, from the second phase on, the
 weights of the one before. OUT then holds checkpoint shards of at most 16 MiB, the curve (run/metrics.jsonl), the
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--long-side", type=int, default=224)
     parser.add_argument("--texture-size", type=int, default=256)
     parser.add_argument("--images", type=int)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--held-out", type=int, default=256)
     options = vars(parser.parse_args())
     lists = {name: tuple(options[name]) for name in ("photos", "captures")}

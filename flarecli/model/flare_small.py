@@ -118,6 +118,16 @@ class FlareSmall(nn.Module):
             gaussians = self.gaussian_head(grid.cells(tokens, third), fine, rgb, local, grid)
         return SmallOutput(refined=refined, local=local, world=world, gaussians=gaussians, **found)
 
+    def compile_blocks(self) -> None:
+        """Have torch.compile translate the attention blocks, once for all sizes of images; names of parameters stay.
+
+        Block by block, because the way through the whole depends on the views and their orientation, and because all
+        blocks of one width share one translation.
+        """
+        for module in self.modules():
+            if isinstance(module, EncBlock):
+                module.compile(dynamic=True)
+
     @torch.inference_mode()
     def predict(self, views: Views) -> Prediction:
         """Run the cascade on one set of views.

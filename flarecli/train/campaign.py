@@ -77,6 +77,7 @@ class Campaign:
         long_side: of the images that are trained on, in pixels.
         texture_size: side of the textures.
         images: images per step; None takes the phase's own number.
+        compile: see :class:`flarecli.train.config.TrainConfig`.
         held_out: held-out scenes to measure on.
         device: auto, cpu, cuda.
         seed: of scenes and batches; a new one for every run.
@@ -94,6 +95,7 @@ class Campaign:
     long_side: int = 224
     texture_size: int = 256
     images: int | None = None
+    compile: bool = False
     held_out: int = 256
     device: str = "auto"
     seed: int = 0
@@ -251,6 +253,7 @@ def _config(campaign: Campaign, textures: Path, validation: Path, captured: Path
         texture_size=campaign.texture_size,
         validation=str(validation),
         device=campaign.device,
+        compile=campaign.compile,
         seed=campaign.seed + (earlier.step if earlier else 0),
         checkpoint_minutes=3.0,
         max_steps=campaign.max_steps,

@@ -88,6 +88,8 @@ class TrainConfig:
         validation: folder of held-out shards, or None.
         device: auto, cpu, cuda, cuda:N.
         threads: CPU threads of torch.
+        compile: translate the attention blocks by torch.compile, which needs a C++ compiler and up to two minutes
+            at the start of every run. From 192 px on it pays on the CPU too.
         seed: seed of weights, batches and noise.
         lr: AdamW's learning rate.
         muon_lr: Muon's.
@@ -113,6 +115,7 @@ class TrainConfig:
     validation: str | None = None
     device: str = "auto"
     threads: int = 1
+    compile: bool = False
     seed: int = 0
     lr: float = 8e-4
     muon_lr: float = 0.01

@@ -137,6 +137,8 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
         fill(network, load_start(Path(config.start)), Path(config.start))
         ema.load_state_dict(network.state_dict())
     network.to(device).train()
+    if config.compile:
+        network.compile_blocks()
     ema.to(device).eval().requires_grad_(False)
     together.same(itertools.chain(network.parameters(), ema.parameters()))
     optimizers = build_optimizers(network, config.lr, config.muon_lr, config.weight_decay)

@@ -7,6 +7,7 @@ import torch
 from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
+from flarecli.model.layers import EncBlock
 from flarecli.model.small_pose import rotations
 from flarecli.train.checkpoint import load_shards
 from flarecli.train.config import TrainConfig, load_config
@@ -130,6 +131,22 @@ def test_phases_and_decay_follow_the_steps_of_a_run_that_counts_them(config, tmp
     assert ["local" in row for row in rows] == [False] * 4 + [True] * 4
     assert rows[5]["rate"] == 1
     assert rows[7]["rate"] < 1
+
+
+def test_translated_blocks_learn_the_same(config, tmp_path, monkeypatch):
+    translate, blocks = EncBlock.compile, []
+    monkeypatch.setattr(EncBlock, "compile", lambda block, **how: (blocks.append(block), translate(block, **how)))
+    train_from_toml(config, pose_noise=0.0)
+    assert not blocks
+    train_from_toml(config, pose_noise=0.0, compile=True, output=str(tmp_path / "compiled" / "run"))
+    assert len(blocks) == sum(isinstance(each, EncBlock) for each in FlareSmall(SIZES["tiny"]).modules())
+    plain, translated = _rows(tmp_path), _rows(tmp_path / "compiled")
+    assert len(plain) == len(translated)
+    for ours, theirs in zip(plain, translated, strict=True):
+        terms = {name for name in ours if name not in {"minutes", "validation", "norm"}}
+        assert all(theirs[name] == pytest.approx(ours[name], rel=0.02, abs=0.02) for name in terms)
+    before, after = (load_shards(each / "run" / "checkpoint", "ema") for each in (tmp_path, tmp_path / "compiled"))
+    assert before.keys() == after.keys()
 
 
 def test_the_time_box_ends_the_run(config, tmp_path):
