@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flarecli.train.primitives import Draw
-from flarecli.train.scenes import FACADE, ROOM, SCATTER, STREET, TERRAIN, Scenes
+from flarecli.train.scenes import FACADE, ROOM, SCATTER, STREET, STUDIO, TERRAIN, Scenes
 
 
 def anchor(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,10 @@ def anchor(draw: Draw, scenes: Scenes, focal: Tensor) -> tuple[Tensor, Tensor]:
     height = torch.where(kind == SCATTER, draw.uniform(batch, low=-0.9, high=1.1), height)
     target = radius * torch.cat([0.15 * draw.normal(batch, 2), draw.uniform(batch, 1, low=0.05, high=0.4)], 1)
     target = torch.where((kind == SCATTER)[:, None], 0.2 * draw.normal(batch, 3), target)
-    distance = radius[:, 0] * draw.log_uniform(batch, low=1.1, high=2.8) * (focal / 0.8).clamp(0.7, 3.0)
+    middle = draw.uniform(batch, low=0.4, high=1.0) * radius[:, 0]
+    target[:, 2] = torch.where(kind == STUDIO, middle, target[:, 2])
+    distance = radius[:, 0] * draw.log_uniform(batch, low=1.1, high=2.8) * (focal / 0.8).clamp(0.7, 4.5)
+    distance = torch.where(kind == STUDIO, 1.6 * distance, distance)  # the whole object, as a rule
     place = target + distance[:, None] * torch.stack(
         [azimuth.cos() * height.cos(), azimuth.sin() * height.cos(), height.sin()], -1
     )

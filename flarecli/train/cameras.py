@@ -12,7 +12,7 @@ from torch.nn import functional
 from flarecli.train.anchors import anchor
 from flarecli.train.primitives import Draw
 from flarecli.train.renderer import MISS, Cameras, RenderSize, render
-from flarecli.train.scenes import ROOM, SCATTER, Scenes
+from flarecli.train.scenes import ROOM, SCATTER, STUDIO, Scenes
 from flarecli.train.storage import project_to_storage, storage_rays
 from flarecli.train.textures import TextureStack
 
@@ -113,8 +113,7 @@ def sample_rigs(
     candidates = _walk(draw, scenes, 2 * rules.views + 3, rules.spread)
     depth, good = _probe(scenes, candidates, textures, aspect)
     overlap = _overlaps(candidates, depth, aspect)
-    near = depth.flatten(2).clamp_max(80).median(-1).values
-    baseline = torch.cdist(candidates.centre, candidates.centre) / near[:, :1, None].clamp_min(1e-3)
+    baseline = torch.cdist(candidates.centre, candidates.centre) / _middle_depth(depth)[:, :1, None].clamp_min(1e-3)
     chosen, complete = _choose(draw, overlap, baseline, good, rules)
     return replace(candidates, overlap=overlap).views(chosen), complete
 
@@ -122,7 +121,7 @@ def sample_rigs(
 def _walk(draw: Draw, scenes: Scenes, count: int, spread: float) -> Rig:
     """Candidate cameras around an anchor: on an orbit, along a wall, or forward, one manner per scene."""
     batch, device = len(scenes.kind), scenes.kind.device
-    focal = _focal_lengths(draw, batch)
+    focal = _focal_lengths(draw, batch, scenes.kind)
     zoomed = torch.where(draw.chance(0.2, batch, 1), draw.log_uniform(batch, count, low=0.85, high=1.17), 1.0)
     place, target = anchor(draw, scenes, focal)
     away, width = (place - target)[:, None], (place - target).norm(dim=-1).clamp_min(0.3)[:, None, None]
@@ -138,11 +137,12 @@ def _walk(draw: Draw, scenes: Scenes, count: int, spread: float) -> Rig:
     slide = place[:, None] + draw.normal(batch, count, 3) * shift * width * reach
     steps = draw.uniform(batch, count, 1, low=-0.35, high=0.45) * reach
     forward = place[:, None] - away * steps + 0.12 * reach * width * draw.normal(batch, count, 3)
-    manner = draw.choice((0.5, 0.25, 0.25), batch, 1)[..., None]
+    manner = draw.choice((0.5, 0.25, 0.25), batch, 1).masked_fill(scenes.kind[:, None] == STUDIO, 0)[..., None]
     centre = torch.where(manner == 0, orbit, torch.where(manner == 1, slide, forward))
     centre[:, 0] = place
     centre = _keep_inside(scenes, centre)
-    aim = target[:, None] + 0.13 * width * draw.normal(batch, count, 3)
+    tighter = (0.8 / focal).clamp_max(1.0)[:, None, None]
+    aim = target[:, None] + 0.13 * tighter * width * draw.normal(batch, count, 3)
     aim = torch.where(manner == 1, aim + (centre - place[:, None]) * draw.uniform(batch, count, 1), aim)
     roll = draw.normal(batch, count) * torch.where(draw.chance(0.2, batch, 1), 0.25, 0.045)
     landscape, portrait = draw.chance(0.55, batch, 1), draw.chance(0.8, batch, 1)
@@ -150,10 +150,14 @@ def _walk(draw: Draw, scenes: Scenes, count: int, spread: float) -> Rig:
     return Rig(centre, look_at(centre, aim, roll), focal[:, None] * zoomed, upright, torch.empty(0, device=device))
 
 
-def _focal_lengths(draw: Draw, batch: int) -> Tensor:
-    """Focal length / long side: mostly what phones and zoom lenses have, a third over the whole range."""
+def _focal_lengths(draw: Draw, batch: int, kind: Tensor) -> Tensor:
+    """Focal length / long side: mostly what phones and zoom lenses have, a third over the whole range.
+
+    In a studio all occur, up to longer ones.
+    """
     usual = (math.log(0.85) + 0.25 * draw.normal(batch)).exp().clamp(0.5, 2.4)
-    return torch.where(draw.chance(0.65, batch), usual, draw.log_uniform(batch, low=0.5, high=2.4))
+    focal = torch.where(draw.chance(0.65, batch), usual, draw.log_uniform(batch, low=0.5, high=2.4))
+    return torch.where(kind == STUDIO, draw.log_uniform(batch, low=0.7, high=3.5), focal)
 
 
 def _keep_inside(scenes: Scenes, centre: Tensor) -> Tensor:
@@ -174,9 +178,14 @@ def _probe(scenes: Scenes, rig: Rig, textures: TextureStack, aspect: float) -> t
     _, depth, index = render(scenes.prims.records(), scenes.lights, rig.flat(), textures, size)
     far = (depth > MISS) | ((index == 1) & (scenes.kind != ROOM).repeat_interleave(count)[:, None, None])
     depth = depth.masked_fill(far, math.inf).unflatten(0, (batch, count))
-    nearest, middle = depth.flatten(2).amin(-1), depth.flatten(2).clamp_max(80).median(-1).values
-    sky = depth.isinf().flatten(2).float().mean(-1)
-    return depth, (nearest > 0.1 * middle) & (nearest > 0.08) & (sky < 0.6)
+    nearest, sky = depth.flatten(2).amin(-1), depth.isinf().flatten(2).float().mean(-1)
+    most = torch.where(scenes.kind == STUDIO, 0.8, 0.6)[:, None]
+    return depth, (nearest > 0.1 * _middle_depth(depth)) & (nearest > 0.08) & (sky < most)
+
+
+def _middle_depth(depth: Tensor) -> Tensor:
+    """Median depth of what is hit in each view (B, C); NaN where nothing is."""
+    return depth.flatten(2).masked_fill(depth.flatten(2).isinf(), math.nan).nanmedian(-1).values
 
 
 def _probe_height(aspect: float) -> int:

@@ -20,10 +20,11 @@ from flarecli.train.primitives import (
     concatenate,
     random_primitives,
 )
+from flarecli.train.studio import studio
 from flarecli.train.textures import TextureStack
 
-ROOM, OBJECTS, STREET, FACADE, TERRAIN, SCATTER = range(6)
-WEIGHTS = (0.28, 0.26, 0.12, 0.12, 0.08, 0.14)
+ROOM, OBJECTS, STREET, FACADE, TERRAIN, SCATTER, STUDIO = range(7)
+WEIGHTS = (0.26, 0.22, 0.11, 0.11, 0.07, 0.11, 0.12)
 _LAYOUTS: dict[int, Callable[[Draw, Primitives], Tensor]] = {
     ROOM: layouts.room,
     OBJECTS: layouts.objects,
@@ -31,6 +32,7 @@ _LAYOUTS: dict[int, Callable[[Draw, Primitives], Tensor]] = {
     FACADE: layouts.facade,
     TERRAIN: layouts.terrain,
     SCATTER: layouts.scatter,
+    STUDIO: studio,
 }
 
 
@@ -39,7 +41,7 @@ class Scenes:
     """B scenes.
 
     Attributes:
-        kind: (B,) ROOM ... SCATTER.
+        kind: (B,) ROOM ... STUDIO.
         prims: their primitives.
         lights: (B, 7) lamp position, ambient share, lamp colour.
         extent: (B, 3) half sizes of rooms; for other scenes a radius that says how far apart things are.
@@ -76,7 +78,7 @@ def _build(draw: Draw, kind: int, batch: int, textures: TextureStack) -> Scenes:
     prims = random_primitives(draw, batch, textures.count)
     extent = _LAYOUTS[kind](draw, prims)
     if kind != ROOM:
-        _sky(draw, prims, textures)
+        _sky(draw, prims, textures, *((0.8, 0.0) if kind == STUDIO else (0.15, 0.6)))
     _photographs(draw, prims, textures, kind)
     loose = prims.kind[:, LOOSE]
     kept = draw.chance(0.85, *loose.shape) & (draw.uniform(*loose.shape) < draw.uniform(batch, 1, low=0.35))
@@ -84,7 +86,7 @@ def _build(draw: Draw, kind: int, batch: int, textures: TextureStack) -> Scenes:
     return Scenes(torch.full((batch,), kind, device=draw.device), prims, _lights(draw, extent, kind == ROOM), extent)
 
 
-def _sky(draw: Draw, prims: Primitives, textures: TextureStack) -> None:
+def _sky(draw: Draw, prims: Primitives, textures: TextureStack, blank_share: float, darkest: float) -> None:
     batch = len(prims.kind)
     prims.kind[:, 1] = ELLIPSOID
     prims.centre[:, 1] = 0
@@ -94,10 +96,10 @@ def _sky(draw: Draw, prims: Primitives, textures: TextureStack) -> None:
     prims.emission[:, 1] = 1
     prims.detail[:, 1] = 0
     prims.textures[:, 1] = draw.integers(max(textures.photos, 1), batch, 1)
-    blank = draw.chance(0.15, batch)
+    blank = draw.chance(blank_share, batch)
     prims.plain[:, 1] = blank.float()
     prims.tint[:, 1] = torch.where(
-        blank[:, None], draw.uniform(batch, 1, low=0.6, high=1.0).expand(-1, 3), prims.tint[:, 1]
+        blank[:, None], draw.uniform(batch, 1, low=darkest, high=1.0).expand(-1, 3), prims.tint[:, 1]
     )
 
 

@@ -22,7 +22,7 @@ def test_shapes_orientations_and_overlaps(batch):
     )
     assert (torch.linalg.det(rotation) > 0).all()
     degrees = 2 * torch.rad2deg(torch.atan(0.5 / batch.focal))
-    assert degrees.min() > 18
+    assert degrees.min() > 13
     assert degrees.max() < 100
 
 

@@ -3,6 +3,7 @@ import torch
 from flarecli.train import layouts
 from flarecli.train.placement import LOOSE, WALLS
 from flarecli.train.primitives import ABSENT, SHEET, Draw, Primitives, random_primitives
+from flarecli.train.studio import studio
 
 BATCH = 40
 
@@ -66,3 +67,26 @@ def test_clusters_spread_with_their_radius_and_keep_far_walls_far():
     assert (prims.centre[:, WALLS, :2].norm(dim=-1) >= 2.5 - 1e-5).all()
     assert (prims.kind[:, WALLS] == ABSENT).any()
     assert (prims.half[:, LOOSE][prims.kind[:, LOOSE] == SHEET][:, 2] > 0).all()
+
+
+def test_an_object_in_a_studio_stands_on_its_ground_in_one_piece():
+    draw, prims = _random()
+    radius = studio(draw, prims)[:, 0]
+    body = prims.half[:, WALLS.start]
+    assert ((body <= 0.8 * radius[:, None]) & (body >= 0.3 * radius[:, None])).all()
+    torch.testing.assert_close(prims.centre[:, WALLS.start, 2], body[:, 2])
+    assert (prims.kind[:, WALLS][:, 1:] == ABSENT).all() and (prims.kind[:, LOOSE] != SHEET).all()
+    away = (prims.centre[:, LOOSE] - prims.centre[:, WALLS.start, None]) / body[:, None]
+    assert (away[..., :2].norm(dim=-1) <= 1.3 + 1e-5).all()
+    assert (prims.centre[:, LOOSE, 2] >= prims.half[:, LOOSE, 2] - 1e-6).all()
+    assert set(prims.kind[:, 0].unique().tolist()) == {0, 1}
+
+
+def test_most_parts_of_an_object_in_a_studio_are_of_two_materials():
+    draw, prims = _random()
+    before = [len(row.unique()) for row in prims.textures[:, LOOSE, 0]]
+    studio(draw, prims)
+    after = [len(row.unique()) for row in prims.textures[:, LOOSE, 0]]
+    assert sum(after) < 0.8 * sum(before)
+    share = torch.stack([(row == row[:, None]).float().mean(1).max() for row in prims.textures[:, LOOSE, 0]])
+    assert float((share > 0.55).float().mean()) > 0.5
