@@ -26,10 +26,10 @@ from flarecli.scene.reconstruction import PhotoVerdict, PointCloud, Reconstructi
 
 _NETWORK_SIGMA = 0.5  # of the logarithm of the network's focal length
 _CALIBRATED = 0.1  # of the logarithm of a focal length that EXIF tells, or better
+# Up to this many photos, features that follow slanted surfaces are worth their time where plain ones do not convince.
 _FEW = 6
 _FEW_BEST = 24
-# Up to this many photos, features that follow slanted surfaces are worth their time where plain ones do not convince.
-_EXHAUSTIVE = 40
+_EXHAUSTIVE = 40  # up to this many photos, every pair is matched
 _NEIGHBOURS = 20
 
 MAX_FEATURES = {"fast": 2048, "balanced": 8192, "best": 16384}
