@@ -128,3 +128,16 @@ def test_true_answers_have_no_error_whichever_photo_is_the_reference(readouts, t
         assert found[way].max() < 1, way
     assert (found["pairs"] == 180).all()  # nothing matches
     assert found["focal chosen"].max() < 0.03
+
+
+def test_the_speed_of_a_device_is_measured_part_by_part(pictures, monkeypatch, capsys):
+    speed = _script("device_speed", monkeypatch)
+    options = ["--textures", pictures, "--device", "cpu", "--size", "tiny", "--long-side", 64, "--images", 8]
+    options += ["--texture-size", 8, "--repeat", 1]
+    monkeypatch.setattr(sys, "argv", ["device_speed.py", *map(str, options)])
+    speed.main()
+    report = json.loads(capsys.readouterr().out)
+    assert report["device"] == "cpu" and report["images_rendered_per_s"] > 0
+    assert set(report["predict_ms"]) == {"2", "4", "8"} and min(report["predict_ms"].values()) > 0
+    trained = report["pairs_trained_per_s"]
+    assert set(trained) == {"as written, stages 1", "as written, stages 3"} and min(trained.values()) > 0
