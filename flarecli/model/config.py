@@ -90,19 +90,19 @@ _ROWS = (
     ),
     ModelSpec(
         name="flare-small",
-        task="small FLARE-like network, trained by this project on procedural scenes: cameras and point maps",
+        task="small FLARE-like network, trained by this project, mostly on procedural scenes: cameras and point maps",
         build="flarecli.model.flare_small:FlareSmall",
         config=SIZES["xs"],
         weights=WeightsSpec(
             filename="flare-small.safetensors",
             hub_repo=None,
-            sha256="949031ee3c494f1fb72bab7ea60981dac50ff873f2b20474a1a556890b53a234",
-            size_bytes=9_692_380,
+            sha256="eddccf25c1a46416064d2a6b5def0fd50f48f53b7aa2eb80a44b1e41581a510c",
+            size_bytes=9_692_404,
             licence="Apache-2.0",
             commercial=True,
             source="trained by this project from scratch; see weights/README.md",
         ),
-        canvas=Canvas(size_hw=None, long_side=224, multiple=8),
+        canvas=Canvas(size_hw=None, long_side=288, multiple=8),
         max_views=8,
     ),
     ModelSpec(

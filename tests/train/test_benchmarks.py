@@ -107,13 +107,13 @@ def test_every_read_out_is_measured_for_every_number_of_views(readouts, pictures
 
 
 def test_true_answers_have_no_error_whichever_photo_is_the_reference(readouts, textures, monkeypatch, tmp_path):
-    prerender(textures, tmp_path / "held-out", ShardPlan(1, 1, ((168, 224),), seed=1))
+    prerender(textures, tmp_path / "held-out", ShardPlan(1, 1, ((216, 288),), seed=1))
     (batch,) = ShardSource.open(tmp_path / "held-out").fixed(1, 3)
     order = [2, 0, 1]
     truth = make_targets(batch.views(torch.tensor([order])))
     c2w = torch.eye(4).repeat(3, 1, 1)
     c2w[:, :3, :3], c2w[:, :3, 3] = truth.rotation[0], truth.translation[0]
-    sure, alike = torch.full(truth.valid.shape[1:], 2.0), torch.zeros(3, 4, 84, 112)
+    sure, alike = torch.full(truth.valid.shape[1:], 2.0), torch.zeros(3, 4, 108, 144)
     answer = Prediction(c2w, c2w, truth.log_focal[0].exp(), truth.local[0], sure, truth.world[0], sure, alike)
 
     class Knowing:

@@ -11,7 +11,7 @@ from flarecli.train.checkpoint import TrainState, save_checkpoint
 from flarecli.train.ship import export_weights, trunk_digest
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "flare-small.safetensors"
-TRUNK = "c2b3425e329f3852ee1b98ec4a1fab354a2d9fe770d385b0f4b5223f290c49ff"
+TRUNK = "032a0a9b669240cb4ec37d90b96f9ba78178c79c3362fcc88fafb1ed79be7f66"
 
 
 def test_exported_weights_are_the_average_and_describe_themselves(tmp_path):
