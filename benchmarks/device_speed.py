@@ -94,9 +94,9 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.textures
-        if folder.is_file():
-            unpack(folder, folder := Path(scratch))
+        folder = Path(scratch) if options.textures.is_file() else options.textures
+        if options.textures.is_file():
+            unpack(options.textures, folder)
         stack = load_stack(list_textures(folder), options.texture_size, device)
     generator = Generator(stack, Draw.seeded(0, device))
     size = RenderSize(options.long_side * 3 // 4 // 16 * 16, options.long_side)
