@@ -21,7 +21,7 @@ import torch
 
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
-from flarecli.runtime import inference_precision, resolve_device
+from flarecli.runtime import device_name, inference_precision, resolve_device
 from flarecli.scene.views import Views
 from flarecli.train.cameras import RigRules
 from flarecli.train.generator import Batch, Generator
@@ -105,7 +105,7 @@ def main() -> None:
     batch = generator.batch(max(scenes, max(VIEWS) // 2), RigRules(2), size)
     network = FlareSmall(SIZES[options.size]).to(device)
     report = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "size": options.size,
         "images_rendered_per_s": round(2 * scenes / rendering, 1),
         "predict_ms": predict_ms(network, batch, device, options.repeat),

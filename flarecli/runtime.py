@@ -72,6 +72,13 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """What the device is called in logs: the model of a CUDA card, else its type."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def inference_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Autocast to bfloat16 on CUDA cards that compute in it; float32 elsewhere."""
     import torch

@@ -9,12 +9,6 @@ import numpy as np
 
 from flarecli.refine.twoview import FOCAL_GRID, FocalProfile
 
-DEFAULT_FOCAL = 0.9
-"""Focal length over long side when nothing is known: about 32 mm on 35 mm film, between phones and standard zooms."""
-
-DEFAULT_SIGMA = 0.35
-"""Standard deviation of the logarithm of that guess."""
-
 _MATCH_WEIGHT = 0.1
 # The errors of neighbouring matches are not independent and the model has no lens distortion: a tenth of the nominal
 # information of the matches is what pairs with known focal length bear out.

@@ -15,7 +15,7 @@ import torch
 from flarecli.errors import InputError, VerificationError
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
-from flarecli.runtime import require, resolve_device
+from flarecli.runtime import device_name, require, resolve_device
 from flarecli.train.cameras import RigRules
 from flarecli.train.captures import capture_shards, read_capture
 from flarecli.train.checkpoint import load_shards, load_state
@@ -124,7 +124,7 @@ def run_phase(campaign: Campaign, on_progress: Callable[[str, int, int], None] |
     trained, held_out = split_textures(list_textures(folder))
     generator = Generator(load_stack(trained, campaign.texture_size, device), Draw.seeded(campaign.seed, device))
     report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "phase": campaign.phase,
         "renderer": check_renderer(generator, _canvases(campaign.long_side)[0]),
     }

@@ -104,23 +104,29 @@ def test_a_bare_gpu_machine_has_all_that_the_first_phases_need():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_missing_package_is_told_before_the_minutes_are_spent(pack, posed, tmp_path, monkeypatch):
+@pytest.fixture
+def quick(pack, tmp_path) -> Campaign:
+    """A phase that ends at once also where nothing stops it."""
+    sizes = {"long_side": 64, "texture_size": 32, "images": 8, "held_out": 2, "max_steps": 1}
+    return Campaign(textures=pack, output=tmp_path / "out", minutes=5, size="tiny", device="cpu", **sizes)
+
+
+def test_a_missing_package_is_told_before_the_minutes_are_spent(quick, posed, monkeypatch):
     monkeypatch.setitem(sys.modules, "poselib", None)
-    measured = Campaign(textures=pack, output=tmp_path / "out", minutes=5, device="cpu", photos=(posed,))
     with pytest.raises(MissingDependency, match="Poses of measured photos need the package poselib"):
-        run_phase(measured)
-    assert not (tmp_path / "out").exists()
+        run_phase(replace(quick, photos=(posed,)))
+    assert not quick.output.exists()
 
 
 @pytest.mark.parametrize(("phase", "missing"), [(1, "cupy"), (3, "gsplat")])
-def test_cuda_needs_its_packages_from_the_start(pack, tmp_path, monkeypatch, phase, missing):
+def test_cuda_needs_its_packages_from_the_start(quick, monkeypatch, phase, missing):
     monkeypatch.setattr(campaign, "resolve_device", lambda name: torch.device("cuda"))
     monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingDependency, match=missing) as caught:
-        run_phase(Campaign(textures=pack, output=tmp_path / "out", minutes=5, device="cuda", phase=phase))
+        run_phase(replace(quick, device="cuda", phase=phase))
     assert "pip install" in caught.value.hint
-    assert not (tmp_path / "out").exists()
+    assert not quick.output.exists()
 
 
 def test_a_renderer_that_shows_two_worlds_is_caught(generator, monkeypatch):
