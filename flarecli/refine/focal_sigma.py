@@ -30,6 +30,7 @@ def focal_sigmas(adjusted: Adjusted) -> Float[np.ndarray, "G"]:
     out = np.array(lenses.sigma)
     if not adjusted.options.refine_focal or not model.num_points3D():
         return out
+    model = _posed(model)
     adjuster = bundle_adjuster(model, lenses, adjusted.options)
     covariance = pycolmap.estimate_ba_covariance(pycolmap.BACovarianceOptions(), model, adjuster)
     for camera_id, camera in model.cameras.items():
@@ -40,3 +41,14 @@ def focal_sigmas(adjusted: Adjusted) -> Float[np.ndarray, "G"]:
         sigma = np.inf if found is None else MATCH_ERROR_PX * float(np.sqrt(found[0, 0]) / camera.params[0])
         out[camera_id - 1] = min(1.0, sigma)
     return out
+
+
+def _posed(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+    """The model with some pose for the photos that stayed out of its adjustment: the covariance asks everyone's."""
+    if all(image.has_pose for image in model.images.values()):
+        return model
+    model = pycolmap.Reconstruction(model)
+    for frame_id in list(model.frames):
+        if not model.frame(frame_id).has_pose():
+            model.frame(frame_id).rig_from_world = pycolmap.Rigid3d()
+    return model

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flarecli.refine.bundle import Adjusted, BundleOptions, adjust
+from flarecli.refine.bundle import MIN_OBSERVATIONS, Adjusted, BundleOptions, adjust
 from flarecli.refine.database import write_database
 from flarecli.refine.focal_sigma import MATCH_ERROR_PX, focal_sigmas
 
@@ -50,3 +50,13 @@ def test_a_free_lens_distortion_leaves_less_certain(tmp_path):
 @pytest.mark.parametrize(("sigma", "options"), [(0.0, OPTIONS), (0.3, replace(OPTIONS, refine_focal=False))])
 def test_lenses_that_stay_keep_what_was_known(tmp_path, sigma, options):
     assert focal_sigmas(adjusted(exact(4, sigma=sigma), tmp_path / "held", options)) == sigma
+
+
+def test_a_photo_that_sees_too_little_to_be_adjusted_changes_nothing(tmp_path):
+    scene = exact(4, sigma=0.3)
+    matches = {pair: rows for pair, rows in scene.graph.matches.items() if 3 not in pair}
+    without = focal_sigmas(adjusted(replace(scene, graph=replace(scene.graph, matches=matches)), tmp_path / "without"))
+    few = {**matches, (0, 3): scene.graph.matches[0, 3][: MIN_OBSERVATIONS - 1]}
+    found = adjusted(replace(scene, graph=replace(scene.graph, matches=few)), tmp_path / "few")
+    assert not found.model.image(4).has_pose and 0 < found.observations[0]
+    assert focal_sigmas(found) == pytest.approx(without, rel=1e-6)
