@@ -18,7 +18,8 @@ from flarecli.refine.candidate import Candidate, MatchGraph, Pair
 from flarecli.refine.features import Features
 from flarecli.refine.lens import Lenses
 from flarecli.refine.place import place, prior_lenses
-from flarecli.refine.solve import Solution, SolveOptions, solve_matches
+from flarecli.refine.solve import Solution, solve_matches
+from flarecli.refine.ways import SolveOptions
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.matches import DenseMatches
 from flarecli.scene.priors import Priors

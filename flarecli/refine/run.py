@@ -18,8 +18,9 @@ from flarecli.refine.features import extract_features
 from flarecli.refine.focal_sigma import focal_sigmas
 from flarecli.refine.lens import Lenses
 from flarecli.refine.place import place, prior_lenses
-from flarecli.refine.solve import Solution, SolveOptions, solve
+from flarecli.refine.solve import Solution, solve
 from flarecli.refine.stereo_depth import StereoOptions, stereo_depth
+from flarecli.refine.ways import SolveOptions
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import PhotoVerdict, PointCloud, Reconstruction, Tracks

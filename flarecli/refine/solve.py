@@ -1,7 +1,7 @@
 """From features to the cameras that the matches support best.
 
-features ─ match ─ focal profiles ─┬─ pairwise chain ──────┐
-                                   ├─ incremental mapping ─┤
+features ─ match ─ focal profiles ─┬─ incremental mapping ─┐
+                                   ├─ pairwise chain ──────┤
                                    ├─ global mapping ──────┼─ adjust each ─ best support ─ add the rest
            network's cameras ──────┴───────────────────────┘
 """
@@ -9,7 +9,7 @@ features ─ match ─ focal profiles ─┬─ pairwise chain ─────�
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,43 +19,19 @@ from flarecli.geometry.transforms import align_cameras, invert_rigid
 from flarecli.refine.bundle import MIN_OBSERVATIONS, Adjusted, BundleOptions, adjust
 from flarecli.refine.calibrate import calibrate
 from flarecli.refine.candidate import Candidate, MatchGraph, Pair, pair_inliers, support
-from flarecli.refine.chain import MIN_SUPPORT, chain_candidate, grow, relative_poses
-from flarecli.refine.database import match_pairs, update_cameras, verify_pairs, write_database, write_matches
+from flarecli.refine.chain import MIN_SUPPORT, grow, relative_poses
+from flarecli.refine.database import match_pairs, write_database, write_matches
 from flarecli.refine.features import Features
 from flarecli.refine.lens import Lenses
-from flarecli.refine.mapping import global_candidates, incremental_candidates
 from flarecli.refine.twoview import RelativePose
+from flarecli.refine.ways import FEW_PHOTOS, Proposal, SolveOptions, candidates
 
-_FEW_PHOTOS = 12
 _PARALLAX = 0.5  # degrees; the same as triangulation asks for
+_CLEARLY = 0.05  # of the support: what a later way must have more to be preferred
 _KEEP = 0.98  # an adjustment may cost this little support: it trades a few border matches for accuracy
 _EXPLAINED = 0.7  # of the pairwise support must agree with every photo for a candidate to convince
 _CONTRADICTED = 0.5  # less than this, and the photo is put in anew
 _VERIFIED = 15  # points that a verified photo must see; COLMAP asks as many matches of a pair
-_COLMAP_FOCAL = 1.2  # COLMAP's guess; a second, independent start where the first does not convince
-
-
-@dataclass(frozen=True, slots=True)
-class SolveOptions:
-    """How hard to try.
-
-    Attributes:
-        mode: "auto" solves the view graph too where the network's cameras do not survive; "ba" only adjusts them.
-        fixed_poses: the network candidate's poses are given and stay.
-        thorough: try every way even when the first one convinces.
-        distortion: estimate the radial term of unknown lenses; needs sub-pixel matches.
-        uncalibrated: also try COLMAP's own guess of the focal length, as an independent start.
-        threads: threads to use.
-        seed: random seed.
-    """
-
-    mode: str = "auto"
-    fixed_poses: bool = False
-    thorough: bool = False
-    distortion: bool = True
-    uncalibrated: bool = True
-    threads: int = 2
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,9 +98,6 @@ def solve_matches(graph: MatchGraph, lenses: Lenses, proposals: Sequence[Proposa
         return _Solver(graph, lenses, database, folder, options).run(proposals, lambda stage, done, total: None)
 
 
-Proposal = Callable[[], Candidate]
-"""Cameras from elsewhere that may take time to make; may be asked for more than once."""
-
 Tried = tuple[float, Candidate, Adjusted | None]
 """Score, cameras, and the adjusted model where adjustment was kept."""
 
@@ -141,52 +114,23 @@ class _Solver:
         lenses = calibrate(self.graph, self.prior, self.options.seed, self.options.threads)
         poses = self._poses(lenses)
         tried: list[Tried] = []
-        for done, candidate in enumerate(self._candidates(lenses, poses, proposals)):
-            report("adjusting", done, 0)
+        convinced = False
+        for candidate in candidates(self.graph, lenses, poses, proposals, self.database, self.options):
+            report("adjusting", len(tried), 0)
             tried.append(self._completed(self._judge(candidate), poses))
-            if not self.options.thorough and self._convincing(tried[-1], poses):
+            convinced |= self._convincing(tried[-1], poses)
+            if convinced and not self.options.thorough and len(tried) >= self._opinions():
                 break
         if not tried:
             empty = Candidate("none", np.tile(np.eye(4), (self.count, 1, 1)), np.zeros(self.count, bool), lenses)
             tried.append((0.0, empty, None))
-        chosen = max(tried, key=lambda entry: entry[0])
+        chosen = _first_of_the_best(tried)
         report("adjusting", 1, 1)
         return self._solution(chosen, poses, proposals)
 
-    def _candidates(
-        self, lenses: Lenses, poses: Mapping[Pair, RelativePose], proposals: Sequence[Proposal]
-    ) -> Iterator[Candidate]:
-        """Ways to get cameras, best first; lazily, so that later ones cost nothing when an earlier one convinces."""
-        options = self.options
-        if proposals and (options.mode == "ba" or options.fixed_poses):
-            yield proposals[0]()
-            return
-        if self.count > 2 and poses:
-            update_cameras(self.database, lenses, trust_focal=True)
-            verify_pairs(self.database, options.threads, options.seed)
-            few = self.count <= _FEW_PHOTOS
-            common = {"threads": options.threads, "seed": options.seed, "distortion": options.distortion}
-            yield from incremental_candidates(self.database, self.folder, lenses, few=few, **common)[:1]
-            yield from global_candidates(self.database, self.folder, lenses, **common)[:1]
-        if self.count > 2 and poses and options.uncalibrated:
-            few = self.count <= _FEW_PHOTOS
-            guess = lenses.with_focal_ratio([_COLMAP_FOCAL] * len(lenses), lenses.sigma.tolist())
-            update_cameras(self.database, guess, trust_focal=False)
-            verify_pairs(self.database, options.threads, options.seed)
-            yield from (
-                replace(candidate, origin="incremental-uncalibrated")
-                for candidate in incremental_candidates(
-                    self.database, self.folder, guess, threads=options.threads, seed=options.seed, few=not few
-                )[:1]
-            )
-        chain = chain_candidate(self.graph, poses, lenses)
-        if chain is not None:
-            yield chain
-        for propose in proposals:
-            proposal = propose()
-            yield proposal
-            if proposal.origin == "network":  # its poses may be better than its focal length
-                yield replace(proposal, lenses=lenses)
+    def _opinions(self) -> int:
+        """Ways to try even if the first convinces: few photos can agree on wrong cameras, and a second way is cheap."""
+        return 2 if 2 < self.count <= FEW_PHOTOS else 1
 
     def _poses(self, lenses: Lenses) -> dict[Pair, RelativePose]:
         seed, threads = self.options.seed, self.options.threads
@@ -194,7 +138,6 @@ class _Solver:
 
     def _judge(self, candidate: Candidate) -> Tried:
         before = self._score(candidate)
-        # pycolmap's adjustment writes its own verified pairs; the mappers above read theirs before
         adjusted = adjust(self.graph, candidate, self.database, self.folder, self._bundle_options(candidate))
         after = -np.inf if adjusted is None else self._score(adjusted.candidate)
         if adjusted is not None and after >= _KEEP * before:
@@ -269,6 +212,12 @@ class _Solver:
         if proposals and not best.posed.all():
             best = _fill_from_network(best, proposals[0]())
         return Solution(best, adjusted, strength, verified, convincing, self.graph, self.scores)
+
+
+def _first_of_the_best(tried: Sequence[Tried]) -> Tried:
+    """The earliest way that nothing beats clearly: among cameras of like support the more reliable way decides."""
+    best = max(score for score, _, _ in tried)
+    return next(entry for entry in tried if entry[0] >= best - _CLEARLY * abs(best))
 
 
 def _depths(adjusted: Adjusted) -> dict[int, dict[int, float]]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from flarecli.refine.calibrate import calibrate
-from flarecli.refine.solve import SolveOptions, solve
+from flarecli.refine.solve import solve
+from flarecli.refine.ways import SolveOptions
 
 from .exact import exact, pose_errors
 

@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pycolmap
 import pytest
 
 from flarecli.refine import solve as solving
+from flarecli.refine import ways
 from flarecli.refine.candidate import Candidate, pair_inliers, support
 from flarecli.refine.database import write_database
-from flarecli.refine.solve import SolveOptions, solve
+from flarecli.refine.solve import solve
+from flarecli.refine.ways import SolveOptions
 
 from .exact import Exact, descriptors, exact, features_of, pose_errors, shaken
 
@@ -116,6 +119,46 @@ def test_the_same_seed_gives_the_same_cameras(scene):
         for _ in range(2)
     )
     np.testing.assert_array_equal(once.candidate.c2w, twice.candidate.c2w)
+
+
+def test_a_second_way_is_tried_though_the_first_convinces(scene, monkeypatch):
+    options = SolveOptions(threads=1)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: network(scene)], options)
+    assert solution.convincing and set(solution.scores) == {"incremental", "chain"}
+
+    def convinced_of_too_little(*_):
+        posed = np.array([True, True, True, False])
+        yield replace(scene.truth, origin="few", posed=posed)
+        yield replace(scene.truth, origin="all")
+
+    monkeypatch.setattr(solving, "candidates", convinced_of_too_little)
+    monkeypatch.setattr(solving._Solver, "_convincing", lambda *_: True)
+    monkeypatch.setattr(solving._Solver, "_completed", lambda self, entry, poses: entry)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [], options)
+    assert solution.candidate.origin == "all" and solution.candidate.posed.all()
+
+
+def test_of_like_cameras_those_of_the_earlier_way_are_taken(scene):
+    tried = [(origin, replace(scene.truth, origin=str(origin)), None) for origin in (90.0, 96.0, 100.0)]
+    assert solving._first_of_the_best(tried)[0] == 96
+    assert solving._first_of_the_best(tried[:2])[0] == 96
+    assert solving._first_of_the_best([(-10.0, *tried[0][1:]), (-10.2, *tried[1][1:])])[0] == -10
+
+
+def test_every_mapper_reads_pairs_verified_from_the_matches(scene, monkeypatch):
+    seen = {}
+    for name in ("incremental_candidates", "global_candidates"):
+
+        def spy(database, *arguments, mapper=getattr(ways, name), called=name, **options):
+            handle = pycolmap.Database.open(database)
+            geometry = handle.read_two_view_geometry(1, 2)
+            handle.close()
+            seen.setdefault(called, []).append(geometry.E is not None and bool(np.any(geometry.E)))
+            return mapper(database, *arguments, **options)
+
+        monkeypatch.setattr(ways, name, spy)
+    solve(scene.graph.features, scene.lenses, ALL_PAIRS, [], SolveOptions(threads=1, thorough=True))
+    assert seen["incremental_candidates"][0] and seen["global_candidates"] == [True]
 
 
 def test_two_photos_are_enough():
