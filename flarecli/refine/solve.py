@@ -117,7 +117,10 @@ class _Solver:
         convinced = False
         for candidate in candidates(self.graph, lenses, poses, proposals, self.database, self.options):
             report("adjusting", len(tried), 0)
-            tried.append(self._completed(self._judge(candidate), poses))
+            entry = self._completed(self._judge(candidate), poses)
+            if entry[0] == -np.inf:
+                continue
+            tried.append(entry)
             convinced |= self._convincing(tried[-1], poses)
             if convinced and not self.options.thorough and len(tried) >= self._opinions():
                 break
@@ -144,7 +147,8 @@ class _Solver:
             best, score = adjusted.candidate, after
         else:
             best, score, adjusted = candidate, before, None
-        self.scores[candidate.origin] = max(score, self.scores.get(candidate.origin, 0.0))
+        if score > -np.inf:
+            self.scores[candidate.origin] = max(score, self.scores.get(candidate.origin, 0.0))
         return score, best, adjusted
 
     def _bundle_options(self, candidate: Candidate) -> BundleOptions:
@@ -157,6 +161,9 @@ class _Solver:
         )
 
     def _score(self, candidate: Candidate) -> float:
+        """Support less what its focal lengths cost; minus infinity for cameras that cannot be."""
+        if (candidate.lenses.K[:, 0, 0] <= 0).any():
+            return -np.inf  # an adjustment can take a focal length that nothing determines through zero
         inliers = pair_inliers(self.graph, candidate)
         score = self.graph.weight * float(support(inliers, self.count).sum())
         free = self.prior.sigma > 0

@@ -145,6 +145,20 @@ def test_of_like_cameras_those_of_the_earlier_way_are_taken(scene):
     assert solving._first_of_the_best([(-10.0, *tried[0][1:]), (-10.2, *tried[1][1:])])[0] == -10
 
 
+@pytest.mark.parametrize("others", [[], [1.0]])
+def test_a_focal_length_below_zero_is_never_an_answer(scene, monkeypatch, others):
+    def mirrored(*_):
+        for factor in (-1.0, *others):
+            K = scene.truth.lenses.K @ np.diag([factor, factor, 1.0])
+            yield replace(scene.truth, origin=f"focal {factor}", lenses=replace(scene.truth.lenses, K=K))
+
+    monkeypatch.setattr(solving, "candidates", mirrored)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [], SolveOptions(mode="ba", threads=1))
+    assert set(solution.scores) == {f"focal {factor}" for factor in others}
+    assert solution.verified.all() == bool(others)
+    assert (solution.candidate.lenses.K[:, 0, 0] > 0).all()
+
+
 def test_every_mapper_reads_pairs_verified_from_the_matches(scene, monkeypatch):
     seen = {}
     for name in ("incremental_candidates", "global_candidates"):
