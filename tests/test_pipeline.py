@@ -97,7 +97,6 @@ def test_every_file_is_written_and_true(scene, photos, tmp_path, network):
 
 
 def test_the_same_input_and_seed_give_the_same_cameras(run, tmp_path):
-    # Not to the last bit: the threads of bundle adjustment add their sums in the order in which they finish.
     once, twice = (load_scene(run(output=tmp_path / name).output) for name in ("a", "b"))
     np.testing.assert_allclose(once.cameras.K, twice.cameras.K, rtol=1e-6)
     np.testing.assert_allclose(once.cameras.c2w, twice.cameras.c2w, atol=1e-6)

@@ -157,7 +157,7 @@ class _Solver:
             refine_focal=photos > 2,
             refine_distortion=photos > 2 and self.options.distortion,
             fixed_poses=self.options.fixed_poses,
-            threads=self.options.threads,
+            threads=1 if self.count <= FEW_PHOTOS else self.options.threads,
         )
 
     def _score(self, candidate: Candidate) -> float:

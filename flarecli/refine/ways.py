@@ -14,7 +14,8 @@ from flarecli.refine.mapping import global_candidates, incremental_candidates
 from flarecli.refine.twoview import RelativePose
 
 FEW_PHOTOS = 12
-"""Up to this many photos what COLMAP asks of counts, angles and track lengths is relaxed."""
+"""Up to this many photos what COLMAP asks of counts, angles and track lengths is relaxed, and one thread adjusts:
+several add their sums in the order in which they finish, which can move a focal length that the photos leave open."""
 
 _COLMAP_FOCAL = 1.2  # COLMAP's guess; a second, independent start where the first does not convince
 
@@ -68,7 +69,8 @@ def candidates(
         return
     count, folder = len(lenses.group), database.parent
     mapped, few, threads, seed = count > 2 and bool(poses), count <= FEW_PHOTOS, options.threads, options.seed
-    common = {"threads": threads, "seed": seed, "distortion": options.distortion}
+    adjusting = 1 if few else threads
+    common = {"threads": adjusting, "seed": seed, "distortion": options.distortion}
 
     def verify(believed: Lenses, *, trust_focal: bool) -> None:
         # Anew before each mapper: the adjustment of the candidates so far has left its own pairs in the database.
@@ -87,7 +89,7 @@ def candidates(
     if mapped and options.uncalibrated:
         guess = lenses.with_focal_ratio([_COLMAP_FOCAL] * len(lenses), lenses.sigma.tolist())
         verify(guess, trust_focal=False)
-        found = incremental_candidates(database, folder, guess, threads=threads, seed=seed, few=not few)
+        found = incremental_candidates(database, folder, guess, threads=adjusting, seed=seed, few=not few)
         yield from (replace(candidate, origin="incremental-uncalibrated") for candidate in found[:1])
     for propose in proposals:
         proposal = propose()
