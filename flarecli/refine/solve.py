@@ -24,7 +24,7 @@ from flarecli.refine.database import match_pairs, write_database, write_matches
 from flarecli.refine.features import Features
 from flarecli.refine.lens import Lenses
 from flarecli.refine.twoview import RelativePose
-from flarecli.refine.ways import FEW_PHOTOS, Proposal, SolveOptions, candidates
+from flarecli.refine.ways import FEW_PHOTOS, Proposal, SolveOptions, adjusting_threads, candidates
 
 _PARALLAX = 0.5  # degrees; the same as triangulation asks for
 _CLEARLY = 0.05  # of the support: what a later way must have more to be preferred
@@ -116,12 +116,12 @@ class _Solver:
         tried: list[Tried] = []
         convinced = False
         for candidate in candidates(self.graph, lenses, poses, proposals, self.database, self.options):
+            if not _physical(candidate):
+                continue
             report("adjusting", len(tried), 0)
             entry = self._completed(self._judge(candidate), poses)
-            if entry[0] == -np.inf:
-                continue
             tried.append(entry)
-            convinced |= self._convincing(tried[-1], poses)
+            convinced |= self._convincing(entry, poses)
             if convinced and not self.options.thorough and len(tried) >= self._opinions():
                 break
         if not tried:
@@ -136,20 +136,18 @@ class _Solver:
         return 2 if 2 < self.count <= FEW_PHOTOS else 1
 
     def _poses(self, lenses: Lenses) -> dict[Pair, RelativePose]:
-        seed, threads = self.options.seed, self.options.threads
-        return relative_poses(self.graph, lenses, seed=seed, threads=threads)
+        return relative_poses(self.graph, lenses, seed=self.options.seed, threads=self.options.threads)
 
     def _judge(self, candidate: Candidate) -> Tried:
         before = self._score(candidate)
         adjusted = adjust(self.graph, candidate, self.database, self.folder, self._bundle_options(candidate))
-        after = -np.inf if adjusted is None else self._score(adjusted.candidate)
-        if adjusted is not None and after >= _KEEP * before:
-            best, score = adjusted.candidate, after
-        else:
-            best, score, adjusted = candidate, before, None
-        if score > -np.inf:
-            self.scores[candidate.origin] = max(score, self.scores.get(candidate.origin, 0.0))
-        return score, best, adjusted
+        entry: Tried = (before, candidate, None)
+        if adjusted is not None and _physical(adjusted.candidate):
+            after = self._score(adjusted.candidate)
+            if after >= _KEEP * before:
+                entry = (after, adjusted.candidate, adjusted)
+        self.scores[candidate.origin] = max(entry[0], self.scores.get(candidate.origin, 0.0))
+        return entry
 
     def _bundle_options(self, candidate: Candidate) -> BundleOptions:
         photos = int(candidate.posed.sum())
@@ -157,13 +155,11 @@ class _Solver:
             refine_focal=photos > 2,
             refine_distortion=photos > 2 and self.options.distortion,
             fixed_poses=self.options.fixed_poses,
-            threads=1 if self.count <= FEW_PHOTOS else self.options.threads,
+            threads=adjusting_threads(self.count, self.options.threads),
         )
 
     def _score(self, candidate: Candidate) -> float:
-        """Support less what its focal lengths cost; minus infinity for cameras that cannot be."""
-        if (candidate.lenses.K[:, 0, 0] <= 0).any():
-            return -np.inf  # an adjustment can take a focal length that nothing determines through zero
+        """Support less what its focal lengths cost."""
         inliers = pair_inliers(self.graph, candidate)
         score = self.graph.weight * float(support(inliers, self.count).sum())
         free = self.prior.sigma > 0
@@ -219,6 +215,11 @@ class _Solver:
         if proposals and not best.posed.all():
             best = _fill_from_network(best, proposals[0]())
         return Solution(best, adjusted, strength, verified, convincing, self.graph, self.scores)
+
+
+def _physical(candidate: Candidate) -> bool:
+    """False for cameras that cannot be: an adjustment can take a focal length that nothing determines through zero."""
+    return bool((candidate.lenses.K[:, 0, 0] > 0).all())
 
 
 def _first_of_the_best(tried: Sequence[Tried]) -> Tried:

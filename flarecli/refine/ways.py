@@ -14,8 +14,7 @@ from flarecli.refine.mapping import global_candidates, incremental_candidates
 from flarecli.refine.twoview import RelativePose
 
 FEW_PHOTOS = 12
-"""Up to this many photos what COLMAP asks of counts, angles and track lengths is relaxed, and one thread adjusts:
-several add their sums in the order in which they finish, which can move a focal length that the photos leave open."""
+"""Up to this many photos what COLMAP asks of counts, angles and track lengths is relaxed, and one thread adjusts."""
 
 _COLMAP_FOCAL = 1.2  # COLMAP's guess; a second, independent start where the first does not convince
 
@@ -46,6 +45,14 @@ class SolveOptions:
     seed: int = 0
 
 
+def adjusting_threads(photos: int, threads: int) -> int:
+    """Threads that adjust so many photos, of those that there are: one for few, more for many.
+
+    Several add their sums in the order in which they finish, which can move a focal length that few photos leave open.
+    """
+    return 1 if photos <= FEW_PHOTOS else threads
+
+
 def candidates(
     graph: MatchGraph,
     lenses: Lenses,
@@ -69,7 +76,7 @@ def candidates(
         return
     count, folder = len(lenses.group), database.parent
     mapped, few, threads, seed = count > 2 and bool(poses), count <= FEW_PHOTOS, options.threads, options.seed
-    adjusting = 1 if few else threads
+    adjusting = adjusting_threads(count, threads)
     common = {"threads": adjusting, "seed": seed, "distortion": options.distortion}
 
     def verify(believed: Lenses, *, trust_focal: bool) -> None:

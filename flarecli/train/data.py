@@ -22,6 +22,7 @@ from flarecli.train.textures import TextureStack
 
 MAX_RADIANCE = 1.6
 STORED_VIEWS = 4
+STORED_RULES = RigRules(STORED_VIEWS)
 _MIN_OVERLAP = 0.2
 
 
@@ -153,13 +154,16 @@ def unpack_arrays(arrays: dict[str, np.ndarray]) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What :func:`prerender` writes: shard i has canvas i modulo their number, and a seed of its own."""
+    """What :func:`prerender` writes: shard i has canvas i modulo their number, and a seed of its own.
+
+    ``rules`` say which cameras are taken; shards hold :data:`STORED_VIEWS` views.
+    """
 
     shards: int
     scenes: int
     canvases: tuple[tuple[int, int], ...]
     seed: int = 0
-    spread: float = 1.0
+    rules: RigRules = STORED_RULES
 
 
 def prerender(
@@ -173,7 +177,7 @@ def prerender(
             continue
         height, width = plan.canvases[index % len(plan.canvases)]
         generator = Generator(textures, Draw.seeded(plan.seed * 1_000_003 + index))
-        batch = generator.batch(plan.scenes, RigRules(STORED_VIEWS, spread=plan.spread), RenderSize(height, width))
+        batch = generator.batch(plan.scenes, plan.rules, RenderSize(height, width))
         partial = folder / f".partial-{index:05d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
