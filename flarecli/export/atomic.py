@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from flarecli.errors import InputError, OutputError, OutputExists
+from flarecli.export.colmap import CACHED_POINTS, refuse_text_model
 from flarecli.export.manifest import MANIFEST_NAME, listed_files
 
-# Made by viewers from our own files and never refreshed by them, so keeping one would show the old scene.
-_CACHES = ("sparse/0/points3D.ply",)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_PARTIAL, _OLD = ".flare-partial-", ".flare-old-"
+_PHOTOS = ("images", "masks")
 
 
 class OutputFolder:
-    """Context manager that stages a folder beside its final place and renames it when the block succeeds.
+    """Context manager that gives a hidden folder to write into; its files move to their place when the block succeeds.
 
-    ``with OutputFolder(path) as staging:`` gives an empty hidden sibling to write into. An error or an interrupt
-    removes the sibling and leaves what was at ``path`` as it was. With ``overwrite``, files that the old ``flare.json``
-    lists are replaced; everything else in the old folder stays.
+    A new output is staged beside its place and renamed as a whole. A folder that is there already keeps its place (it
+    may be a mount point, or the current folder of a shell): it is staged inside of it, and files move up one by one.
+    An error or an interrupt removes the hidden folder and leaves what was at ``path`` as it was. With ``overwrite``,
+    files that the old ``flare.json`` lists are replaced; everything else in the old folder stays untouched.
 
     Args:
         target: folder to make; its parents are made too.
@@ -31,7 +34,8 @@ class OutputFolder:
         sources: photo files and folders that the output must not mix with.
 
     Raises:
-        OutputExists: the target holds something and ``overwrite`` is false, or a foreign file has a new one's name.
+        OutputExists: the target holds something and ``overwrite`` is false, a foreign file has a new one's name, or
+            a foreign COLMAP model would be read instead of a new one.
         InputError: the target is a file, a photo folder, or lies inside of one.
         OutputError: the disk is full or the place is not writable.
     """
@@ -60,10 +64,14 @@ class OutputFolder:
                 )
 
     def _check_existing(self) -> None:
-        if self.overwrite or not self.target.is_dir():
+        if not self.target.is_dir():
+            return
+        if self.overwrite:
+            refuse_text_model(self.target)
             return
         try:
-            empty = next(self.target.iterdir(), None) is None
+            # What a killed run left behind is no content.
+            empty = all(path.name.startswith((_PARTIAL, _OLD)) for path in self.target.iterdir())
         except OSError as error:
             raise OutputError(f"{self._shown} can't be read: {error.strerror}", "check its permissions") from error
         if not empty:
@@ -72,10 +80,25 @@ class OutputFolder:
                 "--overwrite replaces our files in it, --resume keeps a finished result, or choose another -o",
             )
 
+    def keep_clear_of(self, photos: Iterable[Path]) -> None:
+        """Refuse photos or masks that lie where the copies of the output go.
+
+        Raises:
+            InputError: one does; the message names it.
+        """
+        for photo in photos:
+            for name in _PHOTOS:
+                if self.target / name in photo.resolve().parents:
+                    raise InputError(
+                        f"{photo} lies in {self._shown / name}, where the output's own copies go", "choose another -o"
+                    )
+
     def __enter__(self) -> Path:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            staging = tempfile.mkdtemp(prefix=f".{self.target.name[:100]}.partial-", dir=self.target.parent)
+            inside = self.target.is_dir()
+            prefix, place = (_PARTIAL, self.target) if inside else (f".{self.target.name[:100]}.partial-", None)
+            staging = tempfile.mkdtemp(prefix=prefix, dir=place or self.target.parent)
         except OSError as error:
             raise OutputError(f"{self._shown} can't be written: {error.strerror}", "choose another -o") from error
         self._staging = Path(staging)
@@ -110,61 +133,61 @@ class OutputFolder:
         return OutputError(f"{self._shown} can't be written: {error.strerror or error}", hint)
 
     def _publish(self, staging: Path) -> None:
-        if self.target.is_dir() and next(self.target.iterdir(), None) is not None:
-            self._replace(staging)
+        if staging.parent != self.target:
+            self._check_existing()  # somebody else may have made it meanwhile
+            if self.target.is_dir():
+                self.target.rmdir()
+            staging.rename(self.target)
             return
-        if self.target.is_dir():
-            self.target.rmdir()
-        staging.rename(self.target)
+        listed = {MANIFEST_NAME, CACHED_POINTS, *listed_files(self.target)}
+        old = sorted(path for path in map(Path, listed) if _is_plain_file(self.target, path))
+        new = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_symlink() or path.is_file())
+        self._check_existing_files(new, set(old))
+        backup = self.target / staging.name.replace(_PARTIAL, _OLD, 1)
+        away = [(self.target / path, backup / path) for path in old]
+        move_all([*away, *((staging / path, self.target / path) for path in new)])
+        shutil.rmtree(backup, ignore_errors=True)
+        for folder in sorted({parent for path in old for parent in path.parents if parent.parts}, reverse=True):
+            with contextlib.suppress(OSError):
+                (self.target / folder).rmdir()  # refuses while anything is in there
 
-    def _replace(self, staging: Path) -> None:
-        """Put the new folder in the place of the old one and move foreign files over."""
-        self._check_existing()
-        ours = {MANIFEST_NAME, *_CACHES, *listed_files(self.target)}
-        foreign = [path for path in _entries(self.target) if path.as_posix() not in ours]
-        for path in foreign:
-            clash = _clash(staging, self.target, path)
-            if clash:
+    def _check_existing_files(self, new: Sequence[Path], ours: set[Path]) -> None:
+        """Refuse new files whose place, or that of one of their folders, is taken by something that is not ours."""
+        for path in new:
+            taken = None if path in ours or not os.path.lexists(self.target / path) else path
+            for parent in path.parents:
+                place = self.target / parent
+                if parent.parts and (place.is_symlink() or (os.path.lexists(place) and not place.is_dir())):
+                    taken = None if parent in ours else parent
+            if taken is not None:
                 raise OutputExists(
-                    f"{self._shown / path} is not ours and has the place of a new file",
+                    f"{self._shown / taken} is not ours and has the place of a new file",
                     "move it away, or choose another -o",
                 )
-        old = Path(tempfile.mkdtemp(prefix=f".{self.target.name[:100]}.old-", dir=self.target.parent))
-        self.target.rename(old / "scene")
-        try:
-            staging.rename(self.target)
-        except OSError:
-            (old / "scene").rename(self.target)
-            old.rmdir()
-            raise
-        for path in foreign:
-            source, place = old / "scene" / path, self.target / path
+
+
+def _is_plain_file(folder: Path, path: Path) -> bool:
+    """Whether a relative path leads to a file without passing links, which could lead out of the folder."""
+    place = folder / path
+    return place.is_file() and not place.is_symlink() and not any((folder / p).is_symlink() for p in path.parents)
+
+
+def move_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Rename files in this order; an error or an interrupt takes all of it back."""
+    begun: list[tuple[Path, Path]] = []
+    made: list[Path] = []
+    try:
+        for source, place in moves:
+            missing = [parent for parent in place.parents if not parent.exists()]
+            made += reversed(missing)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir() and not source.is_symlink():
-                place.mkdir(exist_ok=True)
-            else:
-                source.rename(place)
-        # All that is left in there was listed by the old manifest.
-        shutil.rmtree(old)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Relative paths of all files, links and empty folders below a folder; links are not followed."""
-    found = []
-    for root, folders, files in os.walk(folder):
-        base = Path(root).relative_to(folder)
-        found += [base / name for name in files]
-        found += [base / name for name in folders if (Path(root) / name).is_symlink()]
-        if not files and not folders and base.parts:
-            found.append(base)
-    return found
-
-
-def _clash(staging: Path, target: Path, path: Path) -> bool:
-    """Whether a foreign entry can't be put into the new folder under its old path."""
-    new = staging / path
-    if any((staging / parent).is_file() for parent in path.parents):
-        return True
-    if new.is_symlink() or not new.exists():
-        return new.is_symlink()
-    return not (new.is_dir() and (target / path).is_dir())
+            begun.append((source, place))
+            source.rename(place)
+    except BaseException:
+        for source, place in reversed(begun):
+            if not os.path.lexists(source):
+                place.rename(source)
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise

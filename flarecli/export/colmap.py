@@ -27,6 +27,8 @@ LOGGER = logging.getLogger(__name__)
 PINHOLE = 1
 NO_POINT = 2**64 - 1
 FORMS = ("cameras", "images", "points3D", "rigs", "frames")
+# Made by viewers from our own points and never refreshed by them, so keeping it would show the old scene.
+CACHED_POINTS = "sparse/0/points3D.ply"
 _CAMERA_SENSOR = 0
 
 
@@ -64,20 +66,30 @@ def _layout(reconstruction: Reconstruction) -> _Layout:
     return _Layout(quats_wxyz_from_matrix(w2c[:, :3, :3]), w2c[:, :3, 3], camera_ids, first, order, starts, slot)
 
 
+def refuse_text_model(scene_folder: Path) -> None:
+    """Refuse a folder whose ``sparse/0`` holds a text model, which is never ours.
+
+    Raises:
+        OutputExists: it does; nerfstudio and others would read it instead of a binary model beside it.
+    """
+    for form in FORMS:
+        path = scene_folder / "sparse" / "0" / f"{form}.txt"
+        if path.exists():
+            raise OutputExists(f"{path} would be read instead of the new model", "move it away")
+
+
 def write_colmap(reconstruction: Reconstruction, scene_folder: Path) -> list[Path]:
     """Write ``sparse/0`` in binary form: cameras (PINHOLE), images, points3D with tracks, rigs and frames.
 
     A ``points3D.ply`` there is removed: viewers cache our points in it and never refresh it.
 
     Raises:
-        OutputExists: a text model lies in the same folder; some programs would read it instead.
+        OutputExists: as :func:`refuse_text_model`.
     """
+    refuse_text_model(scene_folder)
     folder = scene_folder / "sparse" / "0"
-    for form in FORMS:
-        if (folder / f"{form}.txt").exists():
-            raise OutputExists(f"{folder / form}.txt would be read instead of the new model", "move it away")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "points3D.ply").unlink(missing_ok=True)
+    (scene_folder / CACHED_POINTS).unlink(missing_ok=True)
     layout = _layout(reconstruction)
     content = {
         "cameras": _cameras_bin(reconstruction, layout),

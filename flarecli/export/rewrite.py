@@ -12,6 +12,7 @@ from typing import Any
 from flarecli.errors import InputError, OutputError, OutputExists
 from flarecli.export import ExportProgress, Written, write_formats
 from flarecli.export.archive import load_scene
+from flarecli.export.colmap import CACHED_POINTS, refuse_text_model
 from flarecli.export.manifest import describe_files, next_commands, read_manifest, update_manifest
 from flarecli.export.verify import verify_scene
 
@@ -37,6 +38,8 @@ def export_scene(
         OutputError: the folder can't be written.
     """
     reconstruction = load_scene(scene)
+    if "colmap" in names:
+        refuse_text_model(scene)
     ours = {str(entry["path"]) for entry in read_manifest(scene)["files"]}
     try:
         staging = Path(tempfile.mkdtemp(prefix=".export-", dir=scene))
@@ -56,6 +59,8 @@ def export_scene(
         for path in moved:
             (scene / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).replace(scene / path)
+        if "colmap" in names:
+            (scene / CACHED_POINTS).unlink(missing_ok=True)
         _enter(scene, entries, files)
     except OSError as error:
         raise OutputError(f"{scene} can't be written: {error.strerror or error}", "free some space") from error

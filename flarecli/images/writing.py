@@ -6,8 +6,6 @@ import contextlib
 import errno
 import io
 import os
-import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ from jaxtyping import Float
 from PIL import Image
 
 from flarecli.errors import InputError, OutputError
-from flarecli.geometry.projection import photo_pixels, pixel_grid
+from flarecli.geometry.projection import NEGLIGIBLE_PX, bend_px, photo_pixels, pixel_grid
 from flarecli.images.decoding import UnreadablePhoto, decode, open_image
 from flarecli.images.exif import exif_for_copy, xmp_for_copy
 from flarecli.images.loading import Photo
 from flarecli.runtime import cpu_count
 
-_NEGLIGIBLE_PX = 0.25
 _BLOCK_PIXELS = 500_000
 
 
@@ -32,7 +29,7 @@ def write_upright(
 ) -> Path:
     """Write the copy of a photo that belongs to an exported pinhole camera.
 
-    An upright 8-bit JPEG or PNG without noticeable distortion is linked or copied byte by byte. Any other photo is
+    An upright 8-bit JPEG or PNG without noticeable distortion is copied byte by byte. Any other photo is
     written anew by the suffix of its name: turned upright with the orientation tag removed, undistorted at the same
     size and K (bilinear, as COLMAP's image undistorter; its border repeated).
 
@@ -54,7 +51,12 @@ def write_upright(
     target = destination_dir / photo.name
     bends = _bends(photo.size_hw, K, k1)
     if photo.is_plain and not bends:
-        _write(target, photo.path, lambda path: _link_or_copy(photo.path, path))
+        try:
+            # No hard link: a program that edits the copy in place would change the original.
+            content = photo.path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{photo.path} can't be read: {error.strerror}", "put it back, and start again") from error
+        _write(target, photo.path, content)
         return target
     try:
         original = open_image(photo.path)
@@ -69,7 +71,7 @@ def write_upright(
         assert K is not None
         picture = Image.fromarray(_undistort(np.asarray(picture), K, k1))
     encoded = _encode(picture, is_png, jpeg_quality, _metadata(original, photo.size_hw, is_png))
-    _write(target, photo.path, lambda path: path.write_bytes(encoded))
+    _write(target, photo.path, encoded)
     return target
 
 
@@ -95,19 +97,17 @@ def write_mask(photo: Photo, destination_dir: Path, *, K: np.ndarray | None = No
         pixels = _undistort(pixels, K, k1, is_mask=True)
     encoded = _encode(Image.fromarray(pixels), True, 0, {})
     target = destination_dir / f"{photo.name}.png"
-    _write(target, photo.path, lambda path: path.write_bytes(encoded))
+    _write(target, photo.path, encoded)
     return target
 
 
 def _bends(size_hw: tuple[int, int], K: np.ndarray | None, k1: float) -> bool:
-    """Whether the distortion moves any pixel noticeably; its largest displacement lies on the border."""
+    """Whether the distortion moves any pixel noticeably."""
     if k1 == 0:
         return False
     if K is None:
         raise ValueError("a distorted photo needs K")
-    height, width = size_hw
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-    return bool(np.linalg.norm(photo_pixels(K, k1, corners) - corners, axis=-1).max() >= _NEGLIGIBLE_PX)
+    return bend_px(K, k1, size_hw) >= NEGLIGIBLE_PX
 
 
 def _undistort(pixels: np.ndarray, K: Float[np.ndarray, "3 3"], k1: float, *, is_mask: bool = False) -> np.ndarray:
@@ -156,29 +156,18 @@ def _encode(picture: Image.Image, is_png: bool, jpeg_quality: int, metadata: dic
     return buffer.getvalue()
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Hard link, or a copy where the file system refuses links."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _write(target: Path, original: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file under a temporary name beside the target and rename it."""
+def _write(target: Path, original: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside its place and rename it."""
     if target.resolve() == original.resolve():
         raise OutputError(f"{target}: the copy would replace the original photo", "choose another output folder")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A part left over by a run that was cut short would make the link fail.
-        temporary.unlink(missing_ok=True)
-        write(temporary)
+        temporary.write_bytes(content)
         temporary.replace(target)
     except OSError as error:
         hint = "free some space" if error.errno == errno.ENOSPC else "check the folder and its permissions"
         raise OutputError(f"{target}: can't be written: {error.strerror or error}", hint) from error
     finally:
-        # Renaming one link of a file onto another leaves both.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -37,6 +37,78 @@ def test_empty_existing_folder_is_fine(tmp_path):
     assert tree(tmp_path / "scene")["a"] == "1"
 
 
+def test_existing_folder_keeps_its_place(tmp_path, monkeypatch):
+    """It may be a mount point, which can't be renamed, or the folder in which a shell stands."""
+    target = tmp_path / "scene"
+    target.mkdir()
+    before = target.stat().st_ino
+    monkeypatch.chdir(target)
+    write_output(Path(), {"a": "1", "images/b": "1"})
+    write_output(Path(), {"a": "2"}, overwrite=True)
+    assert Path.cwd() == target and target.stat().st_ino == before
+    assert sorted(tree(target)) == ["a", "flare.json"] and tree(target)["a"] == "2"
+    assert sorted(path.name for path in target.iterdir()) == ["a", "flare.json"]
+
+
+def test_leftovers_of_a_killed_run_are_no_content(tmp_path):
+    (tmp_path / "scene" / ".flare-partial-x").mkdir(parents=True)
+    write_output(tmp_path / "scene", {"a": "1"})
+    assert (tmp_path / "scene" / ".flare-partial-x").is_dir() and tree(tmp_path / "scene")["a"] == "1"
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")])
+@pytest.mark.parametrize("at", range(8))
+def test_interrupt_while_files_move_takes_everything_back(tmp_path, monkeypatch, at, problem):
+    target = tmp_path / "scene"
+    write_output(target, {"a": "old", "depth/x": "old"})
+    (target / "mine.txt").write_text("mine")
+    before, rename, calls = tree(tmp_path), Path.rename, []
+
+    def fails_once(self, place):
+        calls.append(place)
+        if len(calls) == at + 1:
+            raise problem
+        return rename(self, place)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    expected = pytest.raises(KeyboardInterrupt if problem is KeyboardInterrupt else OutputError)
+    if at < 7:  # three files of the old output move away, four of the new one in
+        with expected:
+            write_output(target, {"a": "new", "images/b": "new", "images/c": "new"}, overwrite=True)
+        assert tree(tmp_path) == before
+        assert sorted(path.name for path in target.iterdir()) == ["a", "depth", "flare.json", "mine.txt"]
+    else:
+        write_output(target, {"a": "new", "images/b": "new", "images/c": "new"}, overwrite=True)
+        assert len(calls) == 7 and tree(target)["images/c"] == "new"
+
+
+def test_folder_that_is_a_link_is_not_written_through(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    target = tmp_path / "scene"
+    target.mkdir()
+    (target / "images").symlink_to(outside)
+    with pytest.raises(OutputExists, match="images is not ours"):
+        write_output(target, {"images/a.png": "new"}, overwrite=True)
+    assert list(outside.iterdir()) == [] and [path.name for path in target.iterdir()] == ["images"]
+
+
+def test_text_model_that_would_be_read_instead_is_refused_before_the_work(tmp_path):
+    write_output(tmp_path / "scene", {"sparse/0/cameras.bin": "old"})
+    (tmp_path / "scene/sparse/0/cameras.txt").write_text("mine")
+    with pytest.raises(OutputExists, match=r"cameras\.txt would be read instead"):
+        OutputFolder(tmp_path / "scene", overwrite=True)
+
+
+def test_photos_where_the_copies_go_are_refused_before_the_work(tmp_path):
+    (tmp_path / "images" / "day").mkdir(parents=True)
+    photo = tmp_path / "images" / "day" / "a.jpg"
+    photo.write_text("mine")
+    with pytest.raises(InputError, match=r"a\.jpg lies in .*images"):
+        OutputFolder(tmp_path, overwrite=True).keep_clear_of([photo])
+    OutputFolder(tmp_path / "scene").keep_clear_of([photo])
+
+
 def test_existing_output_is_refused_and_names_three_ways_out(tmp_path):
     (tmp_path / "x").write_text("mine")
     with pytest.raises(OutputExists) as error:

@@ -55,6 +55,17 @@ def test_an_existing_file_is_refused_and_ours_is_replaced_on_demand(scene):
     assert contents(scene)["points.ply"] == before["points.ply"]
 
 
+def test_a_model_that_would_be_read_instead_is_refused_and_cached_points_go(scene):
+    (scene / "sparse/0/points3D.ply").write_text("cache")
+    export_scene(scene, ["colmap"], overwrite=True)
+    assert not (scene / "sparse/0/points3D.ply").exists()
+    (scene / "sparse/0/cameras.txt").write_text("mine")
+    before = contents(scene)
+    with pytest.raises(OutputExists, match=r"cameras\.txt would be read instead"):
+        export_scene(scene, ["colmap"], overwrite=True)
+    assert contents(scene) == before
+
+
 def test_a_foreign_file_is_never_replaced(scene):
     name = "depth/photo_00.png.exr"
     (scene / name).write_text("mine")
