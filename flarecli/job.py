@@ -42,7 +42,8 @@ class SceneJob:
         mesh: how the mesh is made; none leaves it out.
         depth_exr: also write depth as EXR.
         colmap_text: also write the COLMAP model as text.
-        min_registered: fraction of the photos that need a verified camera; fewer is exit code 6.
+        min_registered: fraction of the photos that need a verified camera (without refinement: a camera); fewer is
+            exit code 6.
         strict: a broken photo is an error instead of a line in the report.
         overwrite: replace an existing output of ours.
         resume: keep an existing output that was made from the same input and options.
@@ -92,13 +93,31 @@ class SceneJob:
             names.append("colmap-text")
         return names
 
-    def finished(self) -> dict[str, Any] | None:
-        """The manifest of an existing output that was made with the same options.
+    def inputs(self, fingerprint: str) -> dict[str, Any]:
+        """What tells, in the manifest, which files were read; weights have a checksum of their own there.
+
+        Args:
+            fingerprint: of the photos and masks.
+        """
+        from flarecli.model.digests import content_sha256
+
+        files = {"poses": self.poses, "intrinsics": None if self.intrinsics is None else Path(self.intrinsics)}
+        given = {name: content_sha256(path) for name, path in files.items() if path is not None and path.exists()}
+        return {"input": fingerprint, "given": given}
+
+    def finished(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The manifest of an existing, undamaged output that was made from the same input with the same options.
 
         How the photos and masks were named does not count: the fingerprint of the input tells whether they are the
         same.
+
+        Args:
+            inputs: of :meth:`inputs`.
+
+        Raises:
+            WeightsError: the job names a weights file that does not exist.
         """
-        from flarecli.export.manifest import MANIFEST_NAME, read_manifest
+        from flarecli.export.manifest import MANIFEST_NAME, file_problems, read_manifest
 
         if not (self.output / MANIFEST_NAME).is_file():
             return None
@@ -107,10 +126,22 @@ class SceneJob:
         except InputError:
             return None  # not readable as ours: it will be refused or replaced by the rules for outputs
         made, asked = (
-            {name: value for name, value in options.items() if name not in ("input", "sources", "masks")}
-            for options in (manifest.get("options", {}), self.options())
+            {name: value for name, value in options.items() if name not in ("sources", "masks")}
+            for options in (manifest.get("options", {}), {**self.options(), **inputs})
         )
-        return manifest if made == asked else None
+        if made != asked or file_problems(self.output, manifest):
+            return None
+        weights = self._weights_sha256()
+        return manifest if weights in (None, manifest["model"].get("weights_sha256")) else None
+
+    def _weights_sha256(self) -> str | None:
+        """Of the weights that this job would load; None where they are not on this machine."""
+        from flarecli.model.config import find_model
+        from flarecli.model.digests import remembered_sha256
+        from flarecli.model.hub import locate
+
+        path = locate(find_model(self.model), self.weights)
+        return None if path is None else remembered_sha256(path)
 
     def exit_code(self, manifest: Mapping[str, Any]) -> int:
         """0, or 6 where fewer photos than asked for have a verified camera."""

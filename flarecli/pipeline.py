@@ -37,6 +37,7 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
     Raises:
         FlareError: see ``flarecli.errors``; nothing that was there before is lost.
     """
+    from flarecli.export import check_formats
     from flarecli.export.atomic import OutputFolder
     from flarecli.images.loading import load_photos
     from flarecli.runtime import seed_everything
@@ -46,16 +47,20 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
         folders = [Path(source) for source in job.sources if Path(source).is_dir()]
         # A result of other photos or options is ours to replace: resuming means "bring this output up to date".
         output = OutputFolder(job.output, overwrite=job.overwrite or job.resume, sources=folders)
+        check_formats(job.formats())
         photo_set = load_photos(job.sources, masks=job.masks, strict=job.strict, on_progress=on_progress)
-        kept = job.finished() if job.resume else None
-        if kept is not None and kept["options"].get("input") == photo_set.fingerprint():
+        output.keep_clear_of(photo.path for photo in photo_set.photos)
+        inputs = job.inputs(photo_set.fingerprint())
+        kept = job.finished(inputs) if job.resume else None
+        if kept is not None:
             return SceneResult(output=job.output, exit_code=job.exit_code(kept), manifest=kept, resumed=True)
     seed_everything(job.seed)
     with output as staging:  # made now, so that a place that can't be written costs no minutes of work
         with clock("load network"):
             model = network or load_network(job)
         reconstruction = _reconstruct(job, photo_set, model, clock, on_progress)
-        manifest = _write(job, photo_set, reconstruction, staging, clock, on_progress)
+        options = {**job.options(), **inputs}
+        manifest = _write(job, photo_set, reconstruction, staging, options, clock, on_progress)
     return SceneResult(output=job.output, exit_code=job.exit_code(manifest), manifest=manifest)
 
 
@@ -205,6 +210,7 @@ def _write(
     photo_set: PhotoSet,
     reconstruction: Reconstruction,
     staging: Path,
+    options: dict[str, Any],
     clock: _Clock,
     on_progress: Progress | None,
 ) -> dict[str, Any]:
@@ -219,7 +225,6 @@ def _write(
         save_scene(reconstruction, staging)
         written = write_formats(reconstruction, staging, job.formats(), on_progress)
     exports = {name: [path.relative_to(staging).as_posix() for path in paths] for name, paths in written.files.items()}
-    options = {**job.options(), "input": photo_set.fingerprint()}
 
     def manifest() -> dict[str, Any]:
         return build_manifest(
@@ -278,15 +283,18 @@ def _with_points(
 
     cameras = reconstruction.cameras
     assert cameras.k1 is not None
-    photos, rgb_of = photo_set.photos, []
+    photos, copies = photo_set.photos, []
     for index, photo in enumerate(photos):
         lens = {"K": cameras.K[index], "k1": float(cameras.k1[index])}
-        path = write_upright(photo, staging / "images", **lens)
+        copies.append(write_upright(photo, staging / "images", **lens))
         write_mask(photo, staging / "masks", **lens)
-        with Image.open(path) as picture:
-            rgb_of.append(np.asarray(picture.convert("RGB")))
         if on_progress:
             on_progress("images", index + 1, len(photos))
+
+    def rgb_of(view: int) -> np.ndarray:
+        with Image.open(copies[view]) as picture:
+            return np.asarray(picture.convert("RGB"))
+
     verified = reconstruction.verified
     # Depth of unverified photos hangs loosely in the scene; it only counts where there is nothing better.
     keep = verified if verified.any() else np.ones(len(photos), bool)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,44 @@ def test_resume_knows_the_same_photos_by_other_words(run, photos, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in sorted(photos.iterdir()))))
     changed = run(resume=True, sources=("-",))
     assert not changed.resumed and len(changed.manifest["photos"]) == 2
+
+
+def test_resume_looks_into_the_files_that_it_is_told_to_use(run, tmp_path, scene):
+    priors = tmp_path / "model"
+    write_colmap(scene.reconstruction, priors)
+    told = {"resume": True, "intrinsics": str(priors / "sparse" / "0")}
+    assert not run(**told).resumed and run(**told).resumed
+    (priors / "sparse/0/notes").write_text("changed")
+    assert not run(**told).resumed
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x" * path.stat().st_size)])
+def test_resume_makes_a_damaged_result_anew(run, damage):
+    damage(run().output / "points.ply")
+    mended = run(resume=True)
+    assert not mended.resumed and run(resume=True).resumed
+    verify_scene(mended.output)
+
+
+def test_resume_does_not_keep_what_other_weights_made(run, monkeypatch):
+    run()
+    monkeypatch.setattr(SceneJob, "_weights_sha256", lambda _: "of the new file")
+    assert not run(resume=True).resumed
+
+
+def test_photos_in_the_place_of_their_copies_are_refused_before_the_work(run, photos, tmp_path, monkeypatch):
+    photos.rename(tmp_path / "images")
+    monkeypatch.setattr(pipeline, "_reconstruct", None)
+    with pytest.raises(InputError, match=r"photo_00\.png lies in .*images"):
+        run(sources=(str(tmp_path / "images"),), output=tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("exports", [("mesh", "mesh-poisson"), ("nonsense",), ("depth-exr",)])
+def test_formats_that_cannot_be_written_are_told_before_the_work(run, monkeypatch, exports):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    monkeypatch.setattr(pipeline, "_reconstruct", None)
+    with pytest.raises(FlareError, match=r"mesh|nonsense|depth-exr"):
+        run(exports=exports)
 
 
 def test_a_place_that_cannot_be_written_is_told_before_any_work(photos, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flarecli.errors import InputError
+from flarecli.runtime import require
 from flarecli.scene.reconstruction import Reconstruction
 
 
@@ -24,12 +25,14 @@ class Exporter:
         files: what it writes, relative to the scene folder.
         description: one line for help texts.
         function: "module:function" of a function (reconstruction, scene_folder) -> list of written paths.
+        package: an optional package that it needs.
     """
 
     name: str
     files: str
     description: str
     function: str
+    package: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,30 @@ _ROWS = (
     Exporter("mesh", "mesh.ply mesh.glb", "coloured mesh, TSDF fusion of the depth maps", "mesh:write_mesh"),
     Exporter("mesh-poisson", "mesh.ply mesh.glb", "coloured mesh, Poisson on the points", "mesh:write_mesh_poisson"),
     Exporter("depth", "depth/NAME.npz", "depth and confidence per photo", "depth:write_depth"),
-    Exporter("depth-exr", "depth/NAME.exr", "depth and confidence per photo, OpenEXR", "depth:write_depth_exr"),
+    Exporter("depth-exr", "depth/NAME.exr", "depth and confidence, OpenEXR", "depth:write_depth_exr", "OpenEXR"),
     Exporter("transforms", "transforms.json sparse_pc.ply", "nerfstudio", "transforms_json:write_transforms"),
 )
 EXPORTERS: dict[str, Exporter] = {row.name: row for row in _ROWS}
 
 ExportProgress = Callable[[str, int, int], None]
+
+
+def check_formats(names: Iterable[str]) -> None:
+    """Refuse formats that can't be written, before any work is done for them.
+
+    Raises:
+        InputError: an unknown name, or two kinds of mesh.
+        MissingDependency: a format needs a package that is not installed.
+    """
+    wanted = set(names)
+    for name in sorted(wanted):
+        if name not in EXPORTERS:
+            raise InputError(f"unknown format {name!r}", f"choose from {', '.join(EXPORTERS)}")
+        package = EXPORTERS[name].package
+        if package is not None:
+            require(package, f"files of {name}")
+    if {"mesh", "mesh-poisson"} <= wanted:
+        raise InputError("mesh and mesh-poisson write the same files", "choose one of them")
 
 
 def write_formats(
@@ -68,14 +89,11 @@ def write_formats(
     """Write formats into a scene folder, in the given order.
 
     Raises:
-        InputError: an unknown name, two kinds of mesh, or a reconstruction that lacks what a format needs.
+        InputError: as :func:`check_formats`, or a reconstruction that lacks what a format needs.
+        MissingDependency: as :func:`check_formats`.
     """
     wanted = list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in EXPORTERS:
-            raise InputError(f"unknown format {name!r}", f"choose from {', '.join(EXPORTERS)}")
-    if {"mesh", "mesh-poisson"} <= set(wanted):
-        raise InputError("mesh and mesh-poisson write the same files", "choose one of them")
+    check_formats(wanted)
     files, warnings = {}, []
     for done, name in enumerate(wanted):
         if on_progress:

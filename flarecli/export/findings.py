@@ -14,7 +14,7 @@ class Report:
     """Counts and checks of one thing.
 
     Attributes:
-        kind: scene, colmap, transforms, points, gaussians, mesh.
+        kind: scene, archive, colmap, transforms, points, gaussians, mesh.
         path: what was looked at.
         counts: JSON values that depend on the kind.
         findings: each with level, check and message.

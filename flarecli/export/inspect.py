@@ -16,8 +16,9 @@ from flarecli.export.colmap_raw import RawModel, find_model, read_colmap_raw
 from flarecli.export.colmap_read import read_colmap
 from flarecli.export.findings import Report
 from flarecli.export.gaussian_files import GAUSSIAN_FILES
+from flarecli.export.inspect_files import check_manifest, inspect_archive
 from flarecli.export.inspect_gaussians import PACKED, inspect_gaussians_ply, inspect_packed
-from flarecli.export.manifest import MANIFEST_NAME, read_manifest
+from flarecli.export.manifest import MANIFEST_NAME
 from flarecli.export.ply import read_ply, read_points_ply
 from flarecli.export.transforms_json import load_transforms, read_transforms
 from flarecli.geometry.projection import project
@@ -30,12 +31,12 @@ _HIGH_ERROR_PX = 4.0
 def inspect_path(path: Path) -> dict[str, Any]:
     """Counts and findings about a path, JSON values only.
 
-    The dictionary has ``kind`` (scene, colmap, transforms, points, gaussians, mesh), ``path``, ``level`` (the worst of
-    the findings), counts that depend on the kind, and ``findings``: each with ``level`` (ok, warn, bad), ``check``,
-    ``message``. A scene has its parts under ``parts``.
+    The dictionary has ``kind`` (scene, colmap, transforms, points, gaussians, mesh; archive for scene.npz), ``path``,
+    ``level`` (the worst of the findings), counts that depend on the kind, and ``findings``: each with ``level`` (ok,
+    warn, bad), ``check``, ``message``. A scene has its parts under ``parts``; a damaged one is a bad finding instead.
 
     Raises:
-        InputError: nothing that is known, or a damaged file.
+        InputError: nothing that is known, a damaged flare.json, or a damaged file outside of a scene.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist", "check the path")
@@ -67,6 +68,7 @@ def _has_model(path: Path) -> bool:
 
 def _inspect_scene(path: Path) -> dict[str, Any]:
     makers: list[tuple[str, Callable[[Path], Report]]] = [
+        (ARCHIVE_NAME, inspect_archive),
         ("sparse/0", _inspect_colmap),
         ("transforms.json", _inspect_transforms),
         ("points.ply", _inspect_ply),
@@ -74,16 +76,15 @@ def _inspect_scene(path: Path) -> dict[str, Any]:
         ("mesh.ply", _inspect_ply),
         *((name, inspect_packed) for name in GAUSSIAN_FILES.values() if not name.endswith(".ply")),
     ]
-    parts = {name: make(path / name).as_dict() for name, make in makers if (path / name).exists()}
+    parts: dict[str, dict[str, Any]] = {}
     report = Report("scene", path, {"parts": parts}, [])
-    if (path / MANIFEST_NAME).is_file():
-        manifest = read_manifest(path)
-        report.counts["counts"] = manifest.get("counts", {})
-        report.counts["confidence"] = manifest.get("confidence")
-        missing = [entry["path"] for entry in manifest["files"] if not (path / entry["path"]).is_file()]
-        report.add(
-            "files listed in flare.json exist", f"{len(missing)} missing, first {missing[0]}" if missing else None
-        )
+    check_manifest(report, path)
+    for name, make in makers:
+        if (path / name).exists():
+            try:
+                parts[name] = make(path / name).as_dict()
+            except InputError as error:  # the other parts are still worth a look
+                report.add(name, error.message)
     for name, part in parts.items():
         bad = [finding["message"] for finding in part["findings"] if finding["level"] != "ok"]
         level = "warn" if part["level"] == "warn" else "bad"

@@ -10,17 +10,25 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flarecli.errors import InputError
+from flarecli.scene.names import stays_inside
 from flarecli.scene.reconstruction import Reconstruction
 
 MANIFEST_NAME = "flare.json"
 FORMAT_VERSION = 1
 _MAX_BYTES = 256 * 2**20
+# What readers take for granted, of the manifest and of each row of its lists.
+_KINDS = {"files": list, "photos": list, "counts": dict, "model": dict, "options": dict, "exports": dict}
+_KINDS |= {"warnings": list, "render_back": dict}
+_ROWS = {
+    "files": {"path": str, "bytes": int, "sha256": str},
+    "photos": {"name": str, "status": str, "reason": str},
+}
 _LIBRARIES = ("torch", "numpy", "pycolmap", "open3d-cpu", "open3d", "pillow", "plyfile", "poselib", "scipy")
 
 
@@ -105,9 +113,7 @@ def describe_files(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if name != MANIFEST_NAME:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append({"path": name, "bytes": path.stat().st_size, "sha256": digest})
+            found.append({"path": name, "bytes": path.stat().st_size, "sha256": _sha256(path)})
     return found
 
 
@@ -135,7 +141,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Content of flare.json.
 
     Raises:
-        InputError: no manifest, not one of ours, damaged, or of a newer format.
+        InputError: no manifest, not one of ours, damaged, incomplete, or of a newer format.
+    """
+    manifest = _load(folder)
+    # The first versions of this program did not render back.
+    known = {"render_back": {}} | manifest
+    odd = _misfits(known, _KINDS)
+    for key, kinds in _ROWS.items():
+        if key not in odd and any(not isinstance(row, dict) or _misfits(row, kinds) for row in manifest[key]):
+            odd.append(key)
+    if odd:
+        message = f"{folder / MANIFEST_NAME} is damaged: {', '.join(odd)} missing or not as they should be"
+        raise InputError(message, "reconstruct again with --overwrite")
+    return manifest
+
+
+def _misfits(values: Mapping[str, Any], kinds: Mapping[str, type]) -> list[str]:
+    """Keys that are missing or whose values are of another kind."""
+    return [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    """A manifest of which only format and version are known to be right.
+
+    Raises:
+        InputError: as :func:`read_manifest`, for anything but missing parts.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -154,20 +184,42 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def file_problems(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the files that a manifest lists: those that are missing, or of another size or content.
+
+    The checksums of 100 MB take 0.2 s.
+    """
+    return [problem for entry in manifest["files"] if (problem := _problem(folder, entry))]
+
+
+def _problem(folder: Path, entry: Mapping[str, Any]) -> str | None:
+    name, size = entry["path"], entry["bytes"]
+    path = folder / name
+    try:
+        if not path.is_file():
+            return f"{name} is missing"
+        if (found := path.stat().st_size) != size:
+            return f"{name} has {found} bytes instead of {size}"
+        same = _sha256(path) == entry["sha256"]
+    except (OSError, ValueError) as error:  # a name that can't be one is a ValueError
+        return f"{name} can't be read: {error}"
+    return None if same else f"{name} has the right size and other content"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def listed_files(folder: Path) -> set[str]:
     """Relative paths that the manifest of a folder lists; empty without a valid manifest, unsafe paths left out."""
     try:
-        files = read_manifest(folder).get("files", [])
+        files = _load(folder).get("files", [])
     except InputError:
         # An output of somebody else: then nothing in it is ours, and nothing may be replaced.
         return set()
     names = {entry.get("path") for entry in files if isinstance(entry, dict)} if isinstance(files, list) else set()
-    return {name for name in names if isinstance(name, str) and _is_safe(name)}
-
-
-def _is_safe(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return {name for name in names if isinstance(name, str) and stays_inside(name)}
 
 
 def _version(package: str) -> str | None:

@@ -30,6 +30,21 @@ def file_sha256(path: Path) -> str:
         raise WeightsError(f"{path}: can't be read ({error.strerror})", "check the path and its permissions") from error
 
 
+def content_sha256(path: Path) -> str:
+    """The same of a file, or over the names and contents of all files of a folder.
+
+    Raises:
+        WeightsError: as :func:`file_sha256`.
+    """
+    if not path.is_dir():
+        return file_sha256(path)
+    total = hashlib.sha256()
+    for part in sorted(path.rglob("*")):
+        if part.is_file():
+            total.update(f"{part.relative_to(path).as_posix()}\0{file_sha256(part)}\n".encode())
+    return total.hexdigest()
+
+
 def remembered_sha256(path: Path) -> str:
     """The same, from the user's cache where path, size and modification time are those of an earlier call."""
     try:

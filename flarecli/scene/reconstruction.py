@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from flarecli.geometry.projection import NEGLIGIBLE_PX, pixel_grid, values_at
 from flarecli.scene.arrays import frozen
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.gaussians import Gaussians
+from flarecli.scene.names import stays_inside
 
 Status = Literal["verified", "network-only", "dropped"]
 
@@ -116,6 +118,21 @@ class DepthMap:
         if self.measured is not None:
             object.__setattr__(self, "measured", frozen(self.measured, np.bool_, self.depth.shape, "measured"))
 
+    def resampled(self, pixels: Float[np.ndarray, "h w 2"], K: Float[np.ndarray, "3 3"]) -> DepthMap:
+        """What the map holds at these of its pixels, by the nearest one, as the map of a camera with intrinsics K.
+
+        Where they are those of the map itself but for a fraction of a pixel, it stays as it is.
+        """
+        shape = self.depth.shape
+        if pixels.shape[:2] == shape and np.abs(pixels - pixel_grid(*shape)).max() < NEGLIGIBLE_PX:
+            return replace(self, K=K)
+        return DepthMap(
+            values_at(self.depth, pixels),
+            np.maximum(values_at(self.confidence, pixels), 1),
+            K,
+            None if self.measured is None else values_at(self.measured, pixels),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PhotoVerdict:
@@ -176,6 +193,9 @@ class Reconstruction:
             raise ValueError(f"{num_views} image names but {len(self.cameras)} cameras")
         if len(set(self.image_names)) != num_views:
             raise ValueError("image names must be unique")
+        for name in self.image_names:
+            if not stays_inside(name):  # files are written under these names
+                raise ValueError(f"{name!r} is no name of a photo: it leads out of the scene's folder")
         if self.depth_maps and len(self.depth_maps) != num_views:
             raise ValueError(f"{num_views} image names but {len(self.depth_maps)} depth maps")
         for index in (self.points.view_index, self.tracks.view_index):

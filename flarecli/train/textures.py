@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from flarecli.errors import InputError
+from flarecli.scene.names import stays_inside
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _HELD_OUT_EVERY = 10
@@ -72,7 +73,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                 if member.isdir():
                     continue
                 path = PurePosixPath(member.name)
-                if not member.isfile() or path.is_absolute() or ".." in path.parts:
+                if not member.isfile() or not stays_inside(member.name):
                     raise InputError(
                         f"{archive}: refused entry {member.name!r}", "a texture pack holds plain files only"
                     )

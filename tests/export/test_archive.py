@@ -84,6 +84,7 @@ def set_header(**values):
         set_header(format="other"),
         set_header(image_names=["a"]),
         set_header(image_names=[1, 2, 3, 4]),
+        set_header(image_names=["a", "b", "c", "../../escaped"]),
         set_header(verdicts=[{"name": "a", "evil": 1}]),
         lambda content: content.pop("tracks.xyz"),
         lambda content: content.pop("header"),

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import plyfile
@@ -90,6 +92,63 @@ def test_images_missing_and_of_other_size(synthetic, scene):
     assert "1 missing" in messages and "photo_03.png" in messages
     assert "3 sizes differ: photo_00.png is 128 x 96, its camera 129 x 97" in messages
     assert inspect_path(scene)["level"] == "bad"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change_last_byte(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("damage", [cut, change_last_byte, Path.unlink])
+@pytest.mark.parametrize("name", ["scene.npz", "depth/photo_01.png.npz", "mesh.glb", "images/photo_02.png"])
+def test_a_listed_file_that_is_not_as_it_was_written(scene, name, damage):
+    damage(scene / name)
+    report = inspect_path(scene)
+    assert report["level"] == "bad"
+    number = len(json.loads((scene / "flare.json").read_text())["files"])
+    what = {"cut": "has", "change_last_byte": "has the right size and other content", "unlink": "is missing"}
+    first = next(each for each in report["findings"] if each["check"] == "files are as flare.json lists them")
+    assert first["message"].startswith(f"1 of {number} are not: {name} {what[damage.__name__]}")
+
+
+def test_many_changed_files_are_counted(scene):
+    for path in (scene / "depth").iterdir():
+        cut(path)
+    assert any("4 of " in message and message.endswith("; 1 more") for message in problems(inspect_path(scene)))
+
+
+def test_damaged_parts_are_findings_beside_the_sound_ones(scene):
+    cut(scene / "points.ply")
+    cut(scene / "scene.npz")
+    report = inspect_path(scene)
+    checks = {each["check"]: each for each in report["findings"] if each["level"] == "bad"}
+    assert set(checks) == {"files are as flare.json lists them", "points.ply", "scene.npz"}
+    assert str(scene / "scene.npz") in checks["scene.npz"]["message"]
+    assert report["parts"]["sparse/0"]["level"] == "ok"
+
+
+def test_an_archive_alone(scene, tmp_path, synthetic):
+    (tmp_path / "alone").mkdir()
+    shutil.copy(scene / "scene.npz", tmp_path / "alone")
+    report = inspect_path(tmp_path / "alone")
+    assert report["parts"]["scene.npz"]["sparse_points"] == len(synthetic.reconstruction.tracks)
+    assert report["level"] == "warn" and "unfinished" in " ".join(problems(report))
+    cut(tmp_path / "alone" / "scene.npz")
+    assert inspect_path(tmp_path / "alone")["level"] == "bad"
+
+
+def test_a_manifest_with_entries_that_no_file_can_fit(scene):
+    manifest = json.loads((scene / "flare.json").read_text())
+    names = ("images", "x" * 300, "nul\0")
+    manifest["files"] += [{"path": name, "bytes": 1, "sha256": ""} for name in names]
+    (scene / "flare.json").write_text(json.dumps(manifest))
+    (message,) = problems(inspect_path(scene))
+    assert "3 of" in message and "images is missing" in message
+    assert "xx can't be read: " in message
 
 
 def test_quaternions_links_and_twins(synthetic, tmp_path):

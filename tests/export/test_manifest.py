@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from flarecli.cli.app import run
 from flarecli.errors import InputError
 from flarecli.export.manifest import (
     MANIFEST_NAME,
@@ -57,6 +58,7 @@ def test_not_a_number_is_no_json(synthetic, tmp_path):
         "{}",
         '{"format": "flarecli scene"}',
         '{"format": "flarecli scene", "format_version": 99}',
+        '{"format": "flarecli scene", "format_version": 1}',
         "[" * 10**5,
     ],
 )
@@ -65,6 +67,36 @@ def test_damaged(tmp_path, text):
     with pytest.raises(InputError, match=r"flare\.json"):
         read_manifest(tmp_path)
     assert listed_files(tmp_path) == set()
+
+
+ABSENT = object()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, ABSENT) for key in ("files", "photos", "counts", "model", "options", "exports", "warnings")),
+        ("files", {}),
+        ("files", ["points.ply"]),
+        ("files", [{"path": 3, "bytes": 1, "sha256": ""}]),
+        ("files", [{"path": "points.ply"}]),
+        ("photos", [{"name": "a.jpg"}]),
+        ("counts", None),
+        ("render_back", []),
+    ],
+)
+def test_parts_that_readers_rely_on_are_looked_at(scene, key, value, capsys):
+    manifest = read_manifest(scene) | {key: value}
+    write_manifest(scene, {name: each for name, each in manifest.items() if each is not ABSENT})
+    with pytest.raises(InputError, match=rf"flare\.json is damaged: {key}"):
+        read_manifest(scene)
+    for command in (["inspect", str(scene)], ["export", str(scene), "--to", "depth-exr"]):
+        assert run(command) == 3
+        assert "flare.json is damaged" in capsys.readouterr().err
+
+
+def test_a_manifest_of_the_first_versions_is_read(scene):
+    assert "render_back" not in read_manifest(scene)
 
 
 def test_missing(tmp_path):

@@ -114,6 +114,10 @@ def test_a_reconstruction_is_consistent():
     for change, message in [
         ({"image_names": names[:2]}, "2 image names but 3 cameras"),
         ({"image_names": ("a", "b", "a")}, "unique"),
+        ({"image_names": ("a", "b", "../c")}, "leads out"),
+        ({"image_names": ("a", "b/../../c", "d")}, "leads out"),
+        ({"image_names": ("/a", "b", "c")}, "leads out"),
+        ({"image_names": ("", "b", "c")}, "leads out"),
         ({"depth_maps": (depth,)}, "depth maps"),
         ({"points": cloud((0, 3))}, "not there"),
         ({"points": cloud((-1,))}, "not there"),
