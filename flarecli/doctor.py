@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from flarecli.errors import WeightsError
-from flarecli.runtime import cpu_count
+from flarecli.runtime import OPEN3D_LIBRARIES, cpu_count, load_module
 
 Status = Literal["ok", "warn", "bad"]
 MIN_PYTHON = (3, 11)
@@ -23,17 +22,6 @@ MIN_MEMORY_GIB = 4.0
 MIN_DISK_GIB = 5.0
 GIB = 2**30
 DEFAULT_MODEL = "flare-small"  # the one that `flare reconstruct` takes unless told otherwise
-
-# Debian and Ubuntu packages of the shared libraries that wheels expect from the system.
-APT_PACKAGE = {
-    "libusb-1.0.so.0": "libusb-1.0-0",
-    "libGL.so.1": "libgl1",
-    "libEGL.so.1": "libegl1",
-    "libX11.so.6": "libx11-6",
-    "libgomp.so.1": "libgomp1",
-    "libidn2.so.0": "libidn2-0",
-    "libudev.so.1": "libudev1",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +74,8 @@ PACKAGES = (
     Package("gsplat", "gsplat", "rendering Gaussians on CUDA", load=False),
     Package("pillow_heif", "pillow-heif", "HEIC photos", extra="heif"),
     Package("av", "av", "video", extra="video"),
+    Package("OpenEXR", "OpenEXR", "EXR depth maps", extra="exr"),
+    Package("torchmetrics", "torchmetrics", "LPIPS", extra="metrics"),
     Package("viser", "viser", "the viewer", extra="viewer", load=False),
     Package("ray", "ray", "batches on many machines", extra="batch", load=False),
 )
@@ -182,7 +172,7 @@ def check_package(package: Package) -> Check:
         return Check(package.module, failing, f"not installed (for {package.purpose})", install)
     if package.load:
         try:
-            importlib.import_module(package.module)
+            load_module(package.module)
         except (ImportError, OSError, RuntimeError) as error:
             return Check(
                 package.module,
@@ -208,7 +198,7 @@ def library_fix(error: str) -> str:
     match = re.search(r"(lib[\w.+-]+\.so(?:\.\d+)*)", error)
     if match is None:
         return ""
-    package = APT_PACKAGE.get(match.group(1))
+    package = OPEN3D_LIBRARIES.get(match.group(1))
     return f"apt-get install {package}" if package else f"install the system package that holds {match.group(1)}"
 
 

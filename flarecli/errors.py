@@ -16,6 +16,8 @@ Code 2 is a usage error of the command line (typer's own), 130 an interrupt.
 
 import errno
 
+_LONGEST_LINE = 200
+
 
 class FlareError(Exception):
     """An error with one line for the user, a hint what to do, and an exit code.
@@ -85,6 +87,12 @@ class MissingDependency(FlareError):
     exit_code = 3
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut at 200 characters; the name of its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:_LONGEST_LINE] if lines else type(error).__name__
+
+
 def as_flare_error(error: BaseException) -> FlareError | None:
     """The project's error for an exception that any library may raise: out of memory, disk full.
 
@@ -101,7 +109,7 @@ def as_flare_error(error: BaseException) -> FlareError | None:
     names = {cls.__name__ for cls in type(error).__mro__}
     out_of_memory = isinstance(error, MemoryError) or "OutOfMemoryError" in names
     if out_of_memory or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text):
-        message = "out of memory" + (f": {text.splitlines()[0]}" if text else "")
+        message = "out of memory" + (f": {first_line(error)}" if text.strip() else "")
         return MemoryExceeded(message, "use --max-memory, --preset fast, fewer photos, or --device cpu")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" at {error.filename}" if error.filename else ""

@@ -25,10 +25,40 @@ _EXTRA_OF = {
     "torchmetrics": "metrics",
     "OpenEXR": "exr",
 }
+# Debian and Ubuntu packages of the shared libraries that the wheel of Open3D expects from the system. setup.sh, which
+# runs before there is a package to ask, holds the same list.
+OPEN3D_LIBRARIES = {
+    "libusb-1.0.so.0": "libusb-1.0-0",
+    "libGL.so.1": "libgl1",
+    "libEGL.so.1": "libegl1",
+    "libX11.so.6": "libx11-6",
+    "libidn2.so.0": "libidn2-0",
+    "libudev.so.1": "libudev1",
+    "libgomp.so.1": "libgomp1",
+}
 _HINT_OF = {
-    "open3d": "on Debian/Ubuntu: apt-get install libusb-1.0-0 libgl1 libegl1 libx11-6 libgomp1",
+    "open3d": f"on Debian/Ubuntu: apt-get install {' '.join(OPEN3D_LIBRARIES.values())}",
     "cupy": "pip install cupy-cuda12x or cupy-cuda13x, by the CUDA version that nvidia-smi shows",
 }
+
+
+def load_module(name: str) -> ModuleType:
+    """Import a package by its name; SIGTERM stays with whom it belonged to.
+
+    pycolmap takes that signal over while it loads, to print a stack trace and die, past every clean-up. So whoever may
+    be the first to load it in a process does it here, or through :func:`require`.
+
+    Raises:
+        ImportError: the package, or something that it needs, is absent.
+        OSError: a system library does not load.
+    """
+    try:
+        return importlib.import_module(name)
+    finally:
+        # Python has a say only in handlers that it knows, and only in its first thread.
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def require(module: str, purpose: str) -> ModuleType:
@@ -42,7 +72,7 @@ def require(module: str, purpose: str) -> ModuleType:
         MissingDependency: the package, or a system library that it loads, is absent.
     """
     try:
-        return importlib.import_module(module)
+        return load_module(module)
     except (ImportError, OSError) as error:
         extra = _EXTRA_OF.get(module)
         hint = f"pip install 'flarecli[{extra}]'" if extra else _HINT_OF.get(module, "pip install -e .")
@@ -89,14 +119,15 @@ def inference_precision(device: torch.device) -> contextlib.AbstractContextManag
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy, torch and pycolmap so that the same input gives the same output."""
+    """Seed Python, numpy, torch and pycolmap so that the same input gives the same output.
+
+    Raises:
+        MissingDependency: pycolmap does not load.
+    """
     import numpy as np
-    import pycolmap
     import torch
 
-    # Importing pycolmap takes SIGTERM over to print a stack trace and die, past every clean-up.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    pycolmap = require("pycolmap", "reconstructions")
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.manual_seed(seed)

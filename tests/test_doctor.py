@@ -1,14 +1,16 @@
 """The doctor: what it looks at, and the fixes that it names."""
 
+import re
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
-from flarecli import doctor
+from flarecli import doctor, runtime
 from flarecli.doctor import GIB, Package, check_package, examine, library_fix, nvidia_driver
-from flarecli.errors import WeightsError
+from flarecli.errors import MissingDependency, WeightsError
 from flarecli.job import SceneJob
 
 
@@ -19,7 +21,8 @@ def checks():
 
 def test_everything_that_matters_is_looked_at(checks):
     expected = (
-        "python platform cores memory disk driver torch device gsplat pycolmap poselib open3d pillow_heif av viser ray"
+        "python platform cores memory disk driver torch device gsplat pycolmap poselib open3d pillow_heif av viser ray "
+        "OpenEXR torchmetrics"
     )
     assert set(expected.split()) <= set(checks)
     assert {"weights flare", "weights flare-small"} <= set(checks)
@@ -57,10 +60,31 @@ def test_a_package_that_does_not_load_names_the_system_library(monkeypatch):
     def fail(name):
         raise ImportError("libusb-1.0.so.0: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(doctor.importlib, "import_module", fail)
+    monkeypatch.setattr(doctor, "load_module", fail)
     check = check_package(Package("open3d", "open3d-cpu", "meshes", required=True))
     assert (check.status, check.fix) == ("bad", "apt-get install libusb-1.0-0")
     assert "does not load: libusb-1.0.so.0" in check.value
+
+
+def test_every_extra_that_a_feature_asks_for_is_looked_at_with_the_same_fix(monkeypatch):
+    optional = {package.module: package for package in doctor.PACKAGES if package.extra}
+    for module, extra in runtime._EXTRA_OF.items():
+        assert optional[module].extra == extra
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+        with pytest.raises(MissingDependency) as error:
+            runtime.require(module, "films")
+        assert error.value.hint == f"pip install 'flarecli[{extra}]'"
+
+
+def test_the_script_the_hint_and_the_doctor_name_the_same_system_libraries(monkeypatch):
+    script = (Path(__file__).parents[1] / "setup.sh").read_text()
+    installed = re.search(r'^OPEN3D_LIBRARIES="(.*)"$', script, re.M)[1].split()
+    monkeypatch.setitem(sys.modules, "open3d", None)  # as if it did not load
+    with pytest.raises(MissingDependency) as error:
+        runtime.require("open3d", "meshes")
+    hint = error.value.hint.partition("apt-get install ")[2].split()
+    by_doctor = [library_fix(f"{name}: cannot open").split()[-1] for name in runtime.OPEN3D_LIBRARIES]
+    assert sorted(installed) == sorted(hint) == sorted(by_doctor) and "libidn2-0" in hint
 
 
 @pytest.mark.parametrize(

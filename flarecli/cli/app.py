@@ -29,9 +29,7 @@ from flarecli.cli import (
     weights,
 )
 from flarecli.cli.console import abandon_stdout, keep_stdout_for_json, print_json
-from flarecli.errors import as_flare_error
-
-EXIT_USAGE, EXIT_DEFECT, EXIT_INTERRUPTED = 2, 1, 130
+from flarecli.cli.failures import EXIT_DEFECT, EXIT_INTERRUPTED, failure_of
 
 app = typer.Typer(
     name="flare",
@@ -93,32 +91,14 @@ def report(error: BaseException, *, as_json: bool) -> int:
         error: what ended the command.
         as_json: print ``{"error", "message", "hint", "exit_code"}`` on stdout instead of lines on stderr.
     """
-    known = as_flare_error(error)
-    usage = getattr(error, "format_message", None)
-    if _was_interrupted(error):
-        name, message, hint, code = "Interrupted", "interrupted", "", EXIT_INTERRUPTED
-    elif known is not None:
-        name, message, hint, code = type(known).__name__, known.message, known.hint, known.exit_code
-    elif callable(usage):
-        name, message, hint, code = "UsageError", str(usage()), "see flare --help", EXIT_USAGE
-    else:
-        text = " ".join(str(error).split())
-        name, message, code = "InternalError", f"internal error: {type(error).__name__}: {text}", EXIT_DEFECT
-        hint = "run again with --debug and report the traceback"
+    failure = failure_of(error)
     if as_json:
-        print_json({"error": name, "message": message, "hint": hint, "exit_code": code})
+        values = {"error": failure.name, "message": failure.message, "hint": failure.hint}
+        print_json({**values, "exit_code": failure.exit_code})
     else:
-        typer.echo(message if code == EXIT_INTERRUPTED else f"error: {message}", err=True)
-        if hint:
-            typer.echo(f"hint: {hint}", err=True)
-    return code
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: libraries that are interrupted while they load call it an ImportError."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+        for line in failure.lines():
+            typer.echo(line, err=True)
+    return failure.exit_code
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -34,9 +34,10 @@ def batch(
     """Reconstruct each folder as its own scene and write OUT/summary.json and OUT/summary.csv."""
     from flarecli.batch import SceneOutcome, batch_exit_code, run_batch, scene_jobs, write_summary
 
-    jobs = scene_jobs(folders, output, scene.to_job((), output))
+    template = scene.to_job((), output)
     outcomes: list[SceneOutcome] = []
     with Talk(talking) as talk, talk.progress() as on_progress:
+        jobs = scene_jobs(folders, output, template)
 
         def on_scene(outcome: SceneOutcome) -> None:
             outcomes.append(outcome)

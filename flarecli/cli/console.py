@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from flarecli.cli.failures import failure_of
 from flarecli.cli.options import TalkOptions
 from flarecli.errors import OutputError
 
@@ -113,11 +115,25 @@ class Talk:
         logger.setLevel(logging.DEBUG if options.log_file else level)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # An exit code is no error, and nobody is told that the reader of stdout left.
+        if error is not None and not isinstance(error, typer.Exit | BrokenPipeError):
+            self._log_failure(error)
         for logger, handler in self._handlers:
             logger.removeHandler(handler)
             handler.close()
         self._handlers.clear()
+
+    def _log_failure(self, error: BaseException) -> None:
+        """Write an error to the log file alone: the user is told of it when the command is over and its log closed."""
+        told = "\n".join(failure_of(error).lines())
+        trace = (type(error), error, error.__traceback__)
+        record = LOGGER.makeRecord(LOGGER.name, logging.ERROR, __file__, 0, told, (), trace)
+        for _, handler in self._handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
 
     def _attach(self, logger: logging.Logger, handler: logging.Handler, level: int) -> None:
         handler.setLevel(level)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flarecli.errors import WeightsError
+from flarecli.errors import WeightsError, first_line
 from flarecli.runtime import require
 
 Backbone = Literal["alex", "vgg"]
@@ -77,10 +77,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise WeightsError(
-            f"{path} can't be read as weights: {str(error).splitlines()[0]}",
-            _PUBLISHED,
-        ) from error
+        raise WeightsError(f"{path} can't be read as weights: {first_line(error)}", _PUBLISHED) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds no state dict", _PUBLISHED)
     return state

@@ -17,14 +17,13 @@ from flarecli.errors import InputError
 from flarecli.export.archive import load_scene
 from flarecli.export.colmap_read import read_colmap
 from flarecli.export.manifest import read_manifest
-from flarecli.geometry.transforms import invert_rigid
+from flarecli.export.transforms_json import read_transforms
 from flarecli.scene.cameras import Cameras
 
 if TYPE_CHECKING:
     from flarecli.scene.reconstruction import DepthMap
 
 _KINDS = "give cameras.json or transforms.json, or a COLMAP model"
-OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ def read_cameras(path: Path) -> CameraSet:
         raise InputError(f"{path} does not exist", "check the path")
     try:
         return _read(path)
-    except (LookupError, TypeError, ValueError, RuntimeError, OSError, BadZipFile) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, OSError, EOFError, BadZipFile) as error:
         raise InputError(
             f"{path} can't be read: {type(error).__name__}: {error}",
             _KINDS,
@@ -147,28 +146,7 @@ def _by_name(names: tuple[str, ...], cameras: Cameras) -> dict[str, Any]:
 
 
 def _read_transforms(path: Path) -> CameraSet:
-    shared = _json(path)
-    w2c, K, size_hw = {}, {}, {}
-    for frame in shared["frames"]:
-        values = shared | frame
-        name = _photo_name(str(frame["file_path"]))
-        c2w = np.asarray(frame["transform_matrix"], np.float64)
-        if c2w.shape != (4, 4) or not np.isfinite(c2w).all():
-            raise InputError(
-                f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix", "mend or remove that frame"
-            )
-        w2c[name] = invert_rigid(c2w @ OPENCV_FROM_OPENGL)
-        height, width = int(values["h"]), int(values["w"])
-        fx = float(values["fl_x"]) if "fl_x" in values else width / (2 * np.tan(float(values["camera_angle_x"]) / 2))
-        fy = float(values.get("fl_y", fx))
-        cx, cy = float(values.get("cx", width / 2)), float(values.get("cy", height / 2))
-        K[name], size_hw[name] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (height, width)
-    return CameraSet(path, w2c, K, size_hw)
-
-
-def _photo_name(file_path: str) -> str:
-    """The photo's name in its image folder, as COLMAP writes it."""
-    return file_path.replace("\\", "/").removeprefix("./").removeprefix("images/")
+    return CameraSet(path, **_by_name(*read_transforms(path)))
 
 
 def _read_cameras_json(path: Path) -> CameraSet:

@@ -162,12 +162,16 @@ def _scaled(image: Image.Image, size: tuple[int, int], box: tuple[float, float, 
 def _rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """8-bit RGB and, where something is transparent, alpha of a loaded image; not upright yet."""
     alpha = None
-    if has_alpha(image):
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow clips wide values when it converts them, and with them the grey that a PNG declares transparent.
+        values = np.asarray(image)
+        clear = values == image.info.get("transparency")
+        alpha = Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)) if np.any(clear) else None
+        image = Image.fromarray(_eight_bit(values))
+    elif has_alpha(image):
         image = image.convert("LA" if image.mode in {"LA", "La"} else "RGBA")
         channel = image.getchannel("A")
         alpha = channel if cast(tuple[int, int], channel.getextrema())[0] < 255 else None
-    elif image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bit(np.asarray(image)))
     return image.convert("RGB"), alpha
 
 

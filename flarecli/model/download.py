@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-from flarecli.errors import OutputError, WeightsError
+from flarecli.errors import OutputError, WeightsError, first_line
 from flarecli.model.digests import file_sha256, write_json
 from flarecli.model.hub import download_folder, locate, origin_path, pull_hint, weights_of
 from flarecli.model.spec import ModelSpec, WeightsSpec
@@ -40,7 +40,7 @@ def pull(spec: ModelSpec, *, offline: bool = False, on_progress: Progress | None
 
     Raises:
         WeightsError: offline and not there, not on the hub, refused by it, or damaged on the way.
-        OutputError: the disk is too small.
+        OutputError: the disk is too small, or the cache can't be written.
     """
     weights = weights_of(spec)
     found = locate(spec)
@@ -51,7 +51,11 @@ def pull(spec: ModelSpec, *, offline: bool = False, on_progress: Progress | None
     if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         message = f"{weights.filename} is not on this machine and downloads are switched off"
         raise WeightsError(message, f"without --offline and HF_HUB_OFFLINE run: {pull_hint(spec)}")
-    return _download(spec, weights, weights.hub_repo, on_progress)
+    try:
+        return _download(spec, weights, weights.hub_repo, on_progress)
+    except OSError as error:
+        message = f"{download_folder(spec)} can't be written: {error.strerror or first_line(error)}"
+        raise OutputError(message, "set XDG_CACHE_HOME to a folder with space that can be written") from error
 
 
 def _download(spec: ModelSpec, weights: WeightsSpec, repo: str, on_progress: Progress | None) -> Path:
@@ -70,8 +74,7 @@ def _download(spec: ModelSpec, weights: WeightsSpec, repo: str, on_progress: Pro
             part = folder / f"{weights.filename}.{_plain(metadata.etag)[:16]}.part"
             _fetch(metadata, part, http_error, on_progress)
         except (http_error, LocalTokenNotFoundError, ConnectionError, TimeoutError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            message = f"{weights.filename} can't be downloaded from {repo}: {reason[0]}"
+            message = f"{weights.filename} can't be downloaded from {repo}: {first_line(error)}"
             hint = f"check the network (HF_ENDPOINT names a mirror) and run again: {pull_hint(spec)}"
             raise WeightsError(message, hint) from error
         digest = _check(part, weights, metadata, spec)

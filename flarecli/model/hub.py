@@ -159,7 +159,7 @@ def _find(spec: ModelSpec, weights: WeightsSpec) -> tuple[Path, str] | None:
     named = os.environ.get("FLARE_WEIGHTS")
     if named:
         path = Path(named).expanduser()
-        if path.is_file():
+        if _is_file(path):
             return path, "FLARE_WEIGHTS"
         if not path.is_dir():
             raise WeightsError(f"FLARE_WEIGHTS names {path}, which does not exist", "correct or unset FLARE_WEIGHTS")
@@ -167,9 +167,17 @@ def _find(spec: ModelSpec, weights: WeightsSpec) -> tuple[Path, str] | None:
     places += [(_checkout_folder(), "checkout"), (download_folder(spec), "cache")]
     for folder, place in places:
         for name in names:
-            if (folder / name).is_file():
+            if _is_file(folder / name):
                 return folder / name, place
     return None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there and can be seen; a folder without rights is no error, for others may hold the file."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _checkout_folder() -> Path:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from flarecli.errors import InputError
+from flarecli.errors import InputError, first_line
 
 _State = TypeVar("_State")
 
@@ -55,7 +55,7 @@ def load_progress(
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}", "remove it and start again") from error
+        raise InputError(f"{path} is damaged: {first_line(error)}", "remove it and start again") from error
     raise InputError(f"{path} belongs to a run with other options, photos or weights", if_other)
 
 

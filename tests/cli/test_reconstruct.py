@@ -6,10 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer
 
 from flarecli import pipeline
 from flarecli.cli.app import run
-from flarecli.cli.options import SceneOptions
+from flarecli.cli.console import Talk
+from flarecli.cli.options import SceneOptions, TalkOptions
+from flarecli.errors import InputError
 from flarecli.job import DEFAULT_EXPORTS, SceneJob, SceneResult
 
 MANIFEST = {
@@ -134,6 +137,55 @@ def test_the_log_file_has_everything_also_when_quiet(jobs, tmp_path, capsys):
     text = log.read_text()
     for expected in ("INFO flarecli.model: the licence", "DEBUG flarecli.model: a detail", "wrote scene"):
         assert expected in text
+
+
+LOGGED = [
+    (InputError("photo.jpg is broken", "remove it"), 3, "ERROR flarecli: error: photo.jpg is broken\nhint: remove it"),
+    (ValueError("shapes\n(3,)"), 1, "ERROR flarecli: error: internal error: ValueError: shapes (3,)"),
+    (KeyboardInterrupt(), 130, "ERROR flarecli: interrupted"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "expected"), LOGGED, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("how", ["", "-q", "-vv", "--json"])
+def test_the_log_file_has_the_error_and_where_it_arose(monkeypatch, tmp_path, capsys, error, code, expected, how):
+    def run_scene(job, *, on_progress=None, network=None):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run_scene", run_scene)
+    log = tmp_path / "flare.log"
+    assert run(["reconstruct", "photos", "-o", "scene", "--log-file", str(log), *how.split()]) == code
+    text = log.read_text()
+    assert text.count(expected) == 1 and text.count("Traceback (most recent call last)") == 1
+    assert "in run_scene\n    raise error" in text
+    said = "".join(capsys.readouterr())
+    assert "Traceback" not in said
+    assert said.count("interrupted" if code == 130 else str(error).splitlines()[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "weights pull no-such-model",
+        "weights pull flare --license-policy commercial",
+        "train --fine-tune",
+        "batch x -o x",
+        "inspect nothing",
+    ],
+)
+def test_the_log_file_has_errors_that_come_before_the_work(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    assert run([*line.split(), "--log-file", "flare.log"]) in (3, 5)
+    assert (tmp_path / "flare.log").read_text().count("ERROR flarecli: error: ") == 1
+
+
+def test_an_exit_code_is_no_error_in_the_log_file(jobs, tmp_path):
+    log = tmp_path / "flare.log"
+    assert run(["reconstruct", "photos", "-o", "scene", "--strict", "--log-file", str(log)]) == 6
+    with pytest.raises(typer.Exit), Talk(TalkOptions(log_file=log)) as talk:
+        talk.say("partial")
+        raise typer.Exit(6)
+    assert "partial" in log.read_text() and "ERROR" not in log.read_text()
 
 
 def test_a_log_file_that_can_not_be_written_is_code_3(jobs, tmp_path):

@@ -74,9 +74,10 @@ def test_lpips_has_the_form_of_a_distance(alexnet):
 
 
 def test_wrong_weights(tmp_path):
-    (tmp_path / "a.pth").write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match="can't be read"):
-        Lpips(tmp_path / "a.pth")
+    for content in (b"nothing", b""):
+        (tmp_path / "a.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match=r"a\.pth can't be read as weights: .+"):
+            Lpips(tmp_path / "a.pth")
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "b.pth")
     with pytest.raises(WeightsError, match="neither AlexNet nor VGG-16"):
         Lpips(tmp_path / "b.pth")
@@ -99,3 +100,23 @@ def test_command_line(scene, alexnet, capsys, tmp_path):
     assert run(["eval", str(scene), str(copy), "--nvs", "--long-side", "48"]) == 0
     table = capsys.readouterr().out
     assert "nvs.psnr_db" in table and "AUC@5" in table
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--hold-out nonsense.jpg",
+        "--lpips-weights /nowhere",
+        "--long-side 512",  # the default, but asked for
+        "--align-poses",
+        "--device cpu",
+    ],
+)
+def test_options_of_novel_views_need_nvs(scene, capsys, options):
+    assert run(["eval", str(scene), str(scene), *options.split()]) == 3
+    assert "are for --nvs" in capsys.readouterr().err
+
+
+def test_a_list_of_photos_needs_a_reference(scene, capsys):
+    assert run(["eval", str(scene), "--nvs", "--photos", "all"]) == 3
+    assert "--photos is for the comparison with a REFERENCE" in capsys.readouterr().err

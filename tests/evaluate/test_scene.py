@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
+from PIL import Image
 
 from flarecli.errors import InputError
 from flarecli.evaluate.scene import evaluate_scene, match_names, sample_depth
@@ -116,6 +117,29 @@ def test_every_kind_of_file_describes_the_same_cameras(truth, tmp_path):
     assert_perfect(evaluate_scene(transforms, scene), 5)
     shutil.copy(transforms, tmp_path / "bench" / "named_otherwise.json")
     assert_perfect(evaluate_scene(tmp_path / "bench" / "named_otherwise.json", bench), 5)
+
+
+def test_transforms_are_read_as_everywhere_else(truth, tmp_path):
+    """Sizes from the photos, angles, 3 x 4 matrices, the file's own turn and scale of the world, one radial term."""
+    content = json.loads(write_transforms(truth, tmp_path / "transforms.json").read_text())
+    cameras = truth.cameras
+    (tmp_path / "images").mkdir()
+    turn = np.array([[1.0, 0, 0, 0.3], [0, 0, 1, 0], [0, -1, 0, -2]])
+    for frame, size in zip(content["frames"], cameras.size_hw.tolist(), strict=True):
+        Image.new("RGB", (size[1], size[0])).save(tmp_path / frame["file_path"])
+        matrix = turn @ np.array(frame["transform_matrix"])
+        matrix[:, 3] *= 4.0
+        frame["transform_matrix"] = matrix.tolist()
+        frame["camera_angle_x"] = 2 * np.arctan(size[1] / 2 / frame.pop("fl_x"))
+        frame["camera_angle_y"] = 2 * np.arctan(size[0] / 2 / (1.25 * frame.pop("fl_y")))
+        del frame["w"], frame["h"]
+    content |= {"applied_transform": turn.tolist(), "applied_scale": 4.0, "k1": -0.05}
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    read = read_cameras(tmp_path)
+    for name, w2c, K, size in zip(truth.image_names, cameras.w2c, cameras.K, cameras.size_hw, strict=True):
+        np.testing.assert_allclose(read.w2c[name], w2c, atol=1e-9)
+        np.testing.assert_allclose(read.K[name], [K[0], [0, 1.25 * K[1, 1], K[1, 2]], [0, 0, 1]])
+        assert read.size_hw[name] == tuple(size) and read.k1[name] == -0.05
 
 
 def test_reads_models_that_colmap_wrote(tmp_path):
@@ -252,8 +276,12 @@ def damaged_npz(folder):
         ("cameras.json", "[]", "JSON object"),
         ("cameras.json", '{"images": [{"name": "a"}]}', "can't be read"),
         ("cameras.json", '{"images": [{"name": "a", "R": [[1]], "t": [1, 2], "K": []}]}', "can't be read"),
-        ("transforms.json", '{"frames": [{"file_path": "a", "transform_matrix": [[1]]}]}', "4x4"),
-        ("transforms.json", '{"nothing": 1}', "can't be read"),
+        (
+            "transforms.json",
+            '{"w": 1, "h": 1, "fl_x": 1, "frames": [{"file_path": "a", "transform_matrix": [[1]]}]}',
+            "4 x 4",
+        ),
+        ("transforms.json", '{"nothing": 1}', "no frames"),
         ("notes.txt", "hello", "no cameras"),
     ],
 )
@@ -261,6 +289,14 @@ def test_damaged_input_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_cameras(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["points.npz", "depth.npz"])
+def test_empty_files_beside_the_cameras_are_input_errors(truth, tmp_path, name):
+    bench = write_cameras_json(truth, tmp_path / "bench")
+    (bench / name).write_bytes(b"")
+    with pytest.raises(InputError, match="bench can't be read: EOFError"):
+        read_cameras(bench)
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])

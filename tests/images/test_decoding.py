@@ -125,6 +125,19 @@ def test_dark_16_bit_photo_is_not_stretched(tmp_path: Path):
     assert (read(tmp_path / "a.png") == 20).all()
 
 
+def test_16_bit_grey_with_a_transparent_value(tmp_path: Path):
+    values = np.linspace(300, 65535, 64 * 80).reshape(64, 80).astype(np.uint16)
+    values[:20] = 257 * 90
+    values[30, 30] = 257 * 90 + 1  # the same in 8 bits, and yet another value
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=257 * 90)
+    decoded = decode(open_image(tmp_path / "a.png"))
+    assert np.array_equal(np.asarray(decoded.rgb)[..., 1], np.rint(values / 257).astype(np.uint8))
+    assert decoded.alpha is not None
+    assert np.array_equal(np.asarray(decoded.alpha) == 0, values == 257 * 90)
+    Image.fromarray(values).save(tmp_path / "b.png", transparency=3)
+    assert decode(open_image(tmp_path / "b.png")).alpha is None
+
+
 def test_16_bit_rgb(tmp_path: Path):
     values = np.random.default_rng(0).integers(0, 65536, (40, 50, 3))
     shown = read(png16(tmp_path / "a.png", values))

@@ -216,3 +216,22 @@ def test_shipped_weights_are_not_on_the_hub(server: Hub) -> None:
     with pytest.raises(WeightsError, match=r"flare-small\.safetensors is not on this machine"):
         download.pull(MODELS["flare-small"])
     assert server.paths == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper", "n" * 300])
+def test_a_cache_that_can_not_be_made_is_named(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    with pytest.raises(OutputError, match=r"flarecli/weights/flare can't be written: .+") as caught:
+        download.pull(FLARE)
+    assert "XDG_CACHE_HOME" in caught.value.hint
+    assert server.paths == [] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_that_can_not_be_written_is_named(server: Hub) -> None:
+    part = hub.download_folder(FLARE) / f"geometry_pose.pth.{SHA256[:16]}.part"
+    part.mkdir(parents=True)
+    with pytest.raises(OutputError, match="can't be written: Is a directory"):
+        download.pull(FLARE)

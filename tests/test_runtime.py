@@ -1,0 +1,71 @@
+"""Packages that are loaded late, and what they may not take with them."""
+
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from flarecli.errors import MissingDependency
+from flarecli.export.colmap import write_colmap
+from flarecli.runtime import require
+from tests.synthetic import make_scene
+
+# A process that SIGTERM may only interrupt in Python's way.
+INTERRUPTED = """
+import os, signal, sys, time
+from pathlib import Path
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
+{load}
+assert "pycolmap" in sys.modules
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "from flarecli.export.verify import verify_scene; verify_scene(Path(sys.argv[1]))",
+        "import flarecli.refine.features",
+        "from flarecli import doctor; [doctor.check_package(each) for each in doctor.PACKAGES]",
+        "from flarecli.runtime import seed_everything; seed_everything(0)",
+    ],
+    ids=["verify", "refine", "doctor", "seed"],
+)
+def test_whoever_loads_pycolmap_leaves_sigterm_alone(load, tmp_path):
+    synthetic = make_scene(2)
+    synthetic.write_images(tmp_path / "images")
+    write_colmap(synthetic.reconstruction, tmp_path)
+    line = [sys.executable, "-c", INTERRUPTED.format(load=load), str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_other_threads_may_load_packages_too():
+    with ThreadPoolExecutor(1) as pool:  # only the first thread may set handlers
+        assert pool.submit(require, "json", "tests").result().__name__ == "json"
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(MissingDependency, match="tests need the package no_such_package"):
+        require("no_such_package", "tests")
+
+
+def test_numpy_is_one_whose_savez_knows_allow_pickle():
+    """Before 2.2 it stored the argument as an array."""
+    content = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    needed = [Requirement(line) for line in content["project"]["dependencies"]]
+    (numpy,) = (each.specifier for each in needed if each.name == "numpy")
+    assert np.__version__ in numpy and "2.1.3" not in numpy
