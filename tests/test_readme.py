@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_only_marked_shell_blocks_are_left_out():
     ran = [block for block in blocks() if block.language in {"sh", "python"} and not block.reason]
     assert len(ran) >= 3
     assert all(block.language in {"sh", "python", "text"} for block in blocks())
+
+
+def test_the_install_paragraph_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    install = README[README.index("## Install") : README.index("## Quick start")]
+    for extra in set(project["optional-dependencies"]) - {"test"}:
+        assert f"[{extra}]" in install or f"`{extra}`" in install, extra
+
+
+def test_blocks_that_run_need_no_extra():
+    """The environment of the tests has all extras, that of a reader has none."""
+    ran = "".join(block.code for block in blocks() if block.language in {"sh", "python"} and not block.reason)
+    assert [word for word in ("exr", ".heic", ".mp4", "--lpips-weights") if word in ran.lower()] == []
 
 
 def test_the_table_of_commands_is_that_of_the_program():

@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from flarecli.appearance.frames import FrameSink, frame_folder
 from flarecli.appearance.paths import CameraPath
 from flarecli.appearance.photos import Progress
 from flarecli.appearance.pictures import Quantity, color_picture, depth_picture, normals_picture
 from flarecli.errors import InputError, OutputError, OutputExists
-from flarecli.export.atomic import OutputFolder
 from flarecli.render.rasterize import render
 from flarecli.render.splats import Splats
 from flarecli.runtime import require
@@ -36,13 +35,6 @@ class FilmLook:
     antialiased: bool = False
 
 
-class FrameSink(Protocol):
-    """Takes frames one after the other."""
-
-    def __call__(self, frame: np.ndarray, /) -> None:
-        """Add a frame (H, W, 3), uint8."""
-
-
 def write_film(
     splats: Splats,
     path: CameraPath,
@@ -54,16 +46,17 @@ def write_film(
 ) -> Path:
     """Render a camera path into ``output``: a film where it ends in .mp4, else a folder of frame_0000.png and so on.
 
-    Nothing appears under the final name before it is whole.
+    Nothing appears under the final name before it is whole. ``overwrite`` replaces a film, and in a folder the frames
+    of an earlier one; see :func:`frame_folder`.
 
     Raises:
-        OutputExists: the output is there already, without ``overwrite``; a folder is never replaced.
+        OutputExists: the output is there already, without ``overwrite``, or something that is not ours has its place.
         MissingDependency: a .mp4 needs the extra ``video``.
         InputError: another suffix of a film.
         OutputError: it can't be written.
     """
     near_far = depth_range(splats, path)
-    with _sink(output, path.size_hw, look.fps, overwrite) as add:
+    with _sink(output, path, look.fps, overwrite) as add:
         for frame in range(len(path.w2c)):
             w2c, K = (torch.tensor(each[frame : frame + 1], dtype=torch.float32) for each in (path.w2c, path.K))
             device = splats.means.device
@@ -101,29 +94,24 @@ def depth_range(splats: Splats, path: CameraPath) -> tuple[float, float]:
 
 
 @contextmanager
-def _sink(output: Path, size_hw: tuple[int, int], fps: int, overwrite: bool) -> Iterator[FrameSink]:
+def _sink(output: Path, path: CameraPath, fps: int, overwrite: bool) -> Iterator[FrameSink]:
     suffix = output.suffix.lower()
     if suffix and suffix != ".mp4" and not output.is_dir():
         raise InputError(f"{output}: a film is an .mp4, frames are a folder", "write -o fly.mp4 or -o frames")
     if suffix == ".mp4":
-        with _mp4(output, size_hw, fps, overwrite) as add:
-            yield add
-        return
-    with OutputFolder(output) as staging:
-        count = 0
-
-        def save(frame: np.ndarray) -> None:
-            nonlocal count
-            Image.fromarray(frame).save(staging / f"frame_{count:04d}.png", compress_level=3)
-            count += 1
-
-        yield save
+        sink = _mp4(output, path.size_hw, fps, overwrite)
+    else:
+        sink = frame_folder(output, len(path.w2c), overwrite=overwrite)
+    with sink as add:
+        yield add
 
 
 @contextmanager
 def _mp4(output: Path, size_hw: tuple[int, int], fps: int, overwrite: bool) -> Iterator[FrameSink]:
-    if output.exists() and (not overwrite or output.is_dir()):
-        raise OutputExists(f"{output} exists", "--overwrite replaces a film, or choose another -o")
+    if output.is_dir():
+        raise OutputExists(f"{output} is a folder", "choose another -o")
+    if output.exists() and not overwrite:
+        raise OutputExists(f"{output} exists", "--overwrite replaces it, or choose another -o")
     av: Any = require("av", "films")
     # H.264 with its usual colour format halves the colour's resolution: the size must be even.
     height, width = (each - each % 2 for each in size_hw)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from flarecli.appearance.photos import Progress, View, show
 from flarecli.appearance.pictures import color_picture, depth_picture, error_picture, normals_picture
-from flarecli.errors import OutputError, OutputExists
+from flarecli.errors import InputError, OutputError, OutputExists
 from flarecli.render.quality import psnr
 from flarecli.render.splats import Splats
 
@@ -30,10 +30,16 @@ def write_contact_sheet(
     """Write rows of photo, rendering, error, depth and normals as one PNG; returns the PSNR in dB of every photo.
 
     Raises:
-        OutputExists: the output is there already, without ``overwrite``.
+        InputError: the output does not end in .png.
+        OutputExists: the output is there already, without ``overwrite``, or a folder.
         OutputError: it can't be written.
     """
-    if output.exists() and (not overwrite or output.is_dir()):
+    if output.is_dir():
+        raise OutputExists(f"{output} is a folder", "choose another -o, such as sheet.png")
+    # JPEG can't hold the height of some hundred rows, so the sheet has one form only.
+    if output.suffix.lower() != ".png":
+        raise InputError(f"{output}: a contact sheet is a .png", "write -o sheet.png")
+    if output.exists() and not overwrite:
         raise OutputExists(f"{output} exists", "--overwrite replaces it, or choose another -o")
     rows, scores = [], {}
     for index, view in enumerate(views):

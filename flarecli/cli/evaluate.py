@@ -44,8 +44,14 @@ def evaluate(
         ),
     ] = None,
     long_side: Annotated[
-        int, typer.Option(min=32, help="Longer side of the pictures that are compared.", rich_help_panel=_NOVEL)
-    ] = 512,
+        int | None,
+        typer.Option(
+            min=32,
+            help="Longer side of the pictures that are compared; default: 512.",
+            rich_help_panel=_NOVEL,
+            show_default=False,
+        ),
+    ] = None,
     lpips_weights: Annotated[
         Path | None,
         typer.Option(help="AlexNet or VGG-16 weights of torchvision, for LPIPS.", rich_help_panel=_NOVEL),
@@ -54,7 +60,10 @@ def evaluate(
         bool,
         typer.Option("--align-poses", help="Also after fitting each held-out camera.", rich_help_panel=_NOVEL),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_NOVEL)] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda or cuda:N; default: auto.", rich_help_panel=_NOVEL, show_default=False),
+    ] = None,
 ) -> None:
     """Compare cameras, depth and points with a reference, or novel views with held-out photos.
 
@@ -64,7 +73,11 @@ def evaluate(
         raise typer.BadParameter("give a REFERENCE, or --nvs for novel views", None, None, "REFERENCE")
     from flarecli.evaluate.scene import ALL_PHOTOS, evaluate_scene
 
+    own: dict[str, Any] = {"hold_out": held_out_choice(hold_out), "long_side": long_side, "device": device}
+    own |= {"lpips_weights": lpips_weights, "align_poses": align_poses or None}
+    own = {name: value for name, value in own.items() if value is not None}
     with Talk(talking) as talk:
+        _check(reference is not None, nvs, photos is not None, bool(own))
         numbers: dict[str, Any] = {"scene": str(scene)}
         title = str(scene)
         if reference is not None:
@@ -74,19 +87,23 @@ def evaluate(
         if nvs:
             from flarecli.evaluate.novel_views import NovelViewOptions, evaluate_novel_views
 
-            options = NovelViewOptions(
-                hold_out=held_out_choice(hold_out),
-                long_side=long_side,
-                lpips_weights=lpips_weights,
-                align_poses=align_poses,
-                device=device,
-            )
             with talk.progress() as on_progress:
-                numbers["nvs"] = evaluate_novel_views(scene, options, on_progress)
+                numbers["nvs"] = evaluate_novel_views(scene, NovelViewOptions(**own), on_progress)
         talk.result({"command": "eval", "exit_code": 0} | numbers)
         if not talking.json:
             talk.table(("metric", "value"), rows(numbers), title=title)
         _say(talk, numbers)
+
+
+def _check(has_reference: bool, nvs: bool, has_photos: bool, has_novel_options: bool) -> None:
+    """Refuse options that nothing would come of."""
+    if has_photos and not has_reference:
+        raise InputError("--photos is for the comparison with a REFERENCE", "see flare eval --help")
+    if has_novel_options and not nvs:
+        raise InputError(
+            "--hold-out, --long-side, --lpips-weights, --align-poses and --device are for --nvs",
+            "see flare eval --help",
+        )
 
 
 def _say(talk: Talk, numbers: Mapping[str, Any]) -> None:

@@ -192,7 +192,8 @@ class SceneOptions:
     min_registered: Annotated[
         float,
         typer.Option(
-            help="Fraction of photos that need a verified camera; fewer is exit code 6.",
+            help="Fraction of photos that need a verified camera; fewer is exit code 6. With --refine none nothing is "
+            "verified: every photo that was not dropped counts.",
             min=0,
             max=1,
             rich_help_panel=_REFINE,

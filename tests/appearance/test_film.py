@@ -63,6 +63,46 @@ def test_every_command_line(scene, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
 
 
+FILM = "--path, --show, --frames, --fps and --background are for films and frames, not for --contact-sheet"
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("sheet.png", "--contact-sheet --path spiral", FILM),
+        ("sheet.png", "--contact-sheet --path orbit", FILM),  # the default, but asked for
+        ("sheet.png", "--contact-sheet --show depth", FILM),
+        ("sheet.png", "--contact-sheet --frames 3", FILM),
+        ("sheet.png", "--contact-sheet --background white", FILM),
+        ("frames", "--fps 24", "--fps is for an .mp4"),
+        ("sheet.jpg", "--contact-sheet", "sheet.jpg: a contact sheet is a .png"),
+        ("sheet", "--contact-sheet", "sheet: a contact sheet is a .png"),
+        ("folder", "--contact-sheet --overwrite", "folder is a folder"),
+        ("folder.mp4", "--overwrite", "folder.mp4 is a folder"),
+    ],
+)
+def test_what_would_be_ignored_or_misnamed_is_refused(scene, tmp_path, capsys, output, options, message):
+    for name in ("folder", "folder.mp4"):
+        (tmp_path / name).mkdir()
+    assert run(["render", str(scene), "-o", str(tmp_path / output), "--long-side", "16", *options.split()]) == 3
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "folder.mp4", "scene"]
+
+
+def test_frames_are_rendered_again_over_the_old_ones(scene, tmp_path, capsys):
+    def render(frames, *options):
+        arguments = ["render", str(scene), "-o", str(tmp_path / "frames"), "--long-side", "16", "--frames", frames]
+        return run([*arguments, *options])
+
+    assert render("3") == 0
+    (tmp_path / "frames" / "notes.txt").write_text("mine")
+    assert render("2") == 3
+    assert "--overwrite replaces the frames" in capsys.readouterr().err
+    assert render("2", "--overwrite") == 0
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names == ["frame_0000.png", "frame_0001.png", "notes.txt"]
+
+
 def test_colours_of_values():
     assert ramp(np.array([0.0, 1.0, 2.0])).tolist() == [[20, 8, 60], [253, 235, 120], [253, 235, 120]]
     brightness = ramp(np.linspace(0, 1, 50)).astype(float).sum(-1)

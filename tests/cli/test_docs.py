@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+import typer
+
 from flarecli import errors
 from flarecli.batch import SUMMARY_COLUMNS
+from flarecli.cli.app import app
 from flarecli.errors import FlareError
 from flarecli.evaluate.metrics import pose_metrics
 from tests.evaluate.test_metrics import cameras
@@ -18,6 +21,16 @@ def test_every_exit_code_is_documented():
         each.exit_code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, FlareError)
     }
     assert documented == raised | {0, 1, 2, 130}
+
+
+def test_what_counts_as_registered_without_refinement_is_said_in_the_help_and_here():
+    """SceneJob.exit_code counts what was not dropped; tests/test_pipeline.py holds it to that."""
+    for command in ("reconstruct", "batch"):
+        parameters = typer.main.get_command(app).commands[command].params
+        text = next(each.help for each in parameters if "--min-registered" in each.opts)
+        assert "--refine none" in text and "not dropped" in text
+    row = re.search(r"^\| 6 \| .*$", TEXT, re.MULTILINE)[0]
+    assert "--refine none" in row and "not dropped" in row
 
 
 def test_every_error_class_of_the_json_object_is_documented():
