@@ -15,7 +15,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from flarecli.geometry.projection import map_intrinsics, photo_pixels, pixel_grid
+from flarecli.geometry.projection import (
+    NEGLIGIBLE_PX,
+    denormalise,
+    distort,
+    intrinsics,
+    map_intrinsics,
+    normalise,
+    pixel_grid,
+    values_at,
+)
 from flarecli.images.loading import Photo
 from flarecli.images.preparing import Prepared
 from flarecli.inference.assemble import assemble_views, scene_views
@@ -143,18 +152,22 @@ def study_of(reconstruction: Reconstruction, predicted: Predicted) -> Study:
     width = prepared.views.rgb.shape[3]
     count = len(reconstruction)
     K = np.stack([map_intrinsics(cameras.K[i], prepared.prepared_from_photo[i]) for i in range(count)])
-    depth = np.stack([_measured_depth(reconstruction, prepared, view) for view in range(count)])
+    k1 = np.zeros(count) if cameras.k1 is None else cameras.k1
+    lenses = [_Straightener.of(prepared, view, K[view], float(k1[view])) for view in range(count)]
+    masks = torch.ones(prepared.views.rgb[:, 0].shape) if prepared.masks is None else prepared.masks.float()
+    use = [lens.mask(mask) for lens, mask in zip(lenses, masks, strict=True)]
+    depth = np.stack([_measured_depth(reconstruction, prepared, view, lenses[view]) for view in range(count)])
+    depth = np.where(np.stack([mask.numpy() for mask in use]) > 0, depth, 0)
     verified = tuple((reconstruction.verified & (depth > 0).any((1, 2))).tolist())
     unit = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
     c2w = np.array(cameras.c2w)
     c2w[:, :3, 3] /= unit
-    k1 = np.zeros(count) if cameras.k1 is None else cameras.k1
     views = prepared.views
-    rgb = [_undistorted(views.rgb[i], bool(views.portrait[i]), K[i], float(k1[i])) for i in range(count)]
+    rgb = [lens.colours(picture) for lens, picture in zip(lenses, views.rgb, strict=True)]
     return Study(
         reconstruction.image_names,
         torch.stack(rgb),
-        torch.ones(views.rgb[:, 0].shape) if prepared.masks is None else prepared.masks.float(),
+        torch.stack(use),
         views.portrait,
         torch.from_numpy(c2w).float(),
         torch.from_numpy(K[:, 0, 0] / width).float(),
@@ -163,26 +176,50 @@ def study_of(reconstruction: Reconstruction, predicted: Predicted) -> Study:
     )
 
 
-def _measured_depth(reconstruction: Reconstruction, prepared: Prepared, view: int) -> Float[np.ndarray, "H W"]:
+def _measured_depth(
+    reconstruction: Reconstruction, prepared: Prepared, view: int, lens: _Straightener
+) -> Float[np.ndarray, "H W"]:
     """Depth of a stored view: what stereo measured, else what the sparse points near a pixel say, else 0."""
-    height, width = prepared.views.rgb.shape[2:]
-    portrait = bool(prepared.views.portrait[view])
-    size = (width, height) if portrait else (height, width)
-    prepared_from_photo, w2c = prepared.prepared_from_photo[view], reconstruction.cameras.w2c[view]
-    sparse = sparse_depth(reconstruction.tracks, view, w2c, prepared_from_photo, size)
-    dense = measured_alone(reconstruction.depth_maps[view])
-    depth = known_depth(dense, sparse, reconstruction.cameras.K[view], prepared_from_photo)
-    if prepared.masks is not None:
-        use = prepared.masks[view].numpy()
-        depth = np.where(use.T if portrait else use, depth, 0)
-    return depth.T if portrait else depth
+    K, w2c = reconstruction.cameras.K[view], reconstruction.cameras.w2c[view]
+    view_from_photo = lens.K @ np.linalg.inv(K)
+    sparse = sparse_depth(reconstruction.tracks, view, w2c, view_from_photo, lens.seen.shape[:2])
+    depth = known_depth(measured_alone(reconstruction.depth_maps[view]), sparse, K, view_from_photo)
+    return depth.T if lens.portrait else depth
 
 
-def _undistorted(stored: Tensor, portrait: bool, K: np.ndarray, k1: float) -> Tensor:
-    """A stored view (3, H, W) as the pinhole camera K (upright pixels of the view) would have taken it."""
-    if k1 == 0:
-        return stored
-    upright = stored.transpose(1, 2) if portrait else stored
-    size = np.array([upright.shape[2], upright.shape[1]])
-    found = sample_colours(upright, photo_pixels(K, k1, pixel_grid(upright.shape[1], upright.shape[2])) / size)
-    return (found.transpose(1, 2) if portrait else found).contiguous()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Straightener:
+    """A stored view as a camera without distortion, with square pixels and a central principal point would see it.
+
+    Attributes:
+        portrait: the view is stored transposed.
+        K: that camera, in upright pixels of the view.
+        seen: where the view has each of its pixels, in the view's own upright pixels.
+    """
+
+    portrait: bool
+    K: Float[np.ndarray, "3 3"]
+    seen: Float[np.ndarray, "h w 2"]
+
+    @staticmethod
+    def of(prepared: Prepared, view: int, K: Float[np.ndarray, "3 3"], k1: float) -> _Straightener:
+        height, width = prepared.views.rgb.shape[2:]
+        portrait = bool(prepared.views.portrait[view])
+        size = (width, height) if portrait else (height, width)
+        straight = intrinsics(float(K[0, 0]), size)
+        plane = normalise(straight, pixel_grid(*size))
+        return _Straightener(portrait, straight, denormalise(K, distort(plane, k1)))
+
+    def colours(self, stored: Tensor) -> Tensor:
+        """The picture (3, H, W) of that camera, bilinear."""
+        if np.abs(self.seen - pixel_grid(*self.seen.shape[:2])).max() < NEGLIGIBLE_PX:
+            return stored
+        upright = stored.transpose(1, 2) if self.portrait else stored
+        found = sample_colours(upright, self.seen / np.array([upright.shape[2], upright.shape[1]]))
+        return (found.transpose(1, 2) if self.portrait else found).contiguous()
+
+    def mask(self, stored: Tensor) -> Tensor:
+        """The mask (H, W) of that camera, by the nearest pixel; 0 outside of the view."""
+        upright = (stored.T if self.portrait else stored).numpy()
+        found = torch.from_numpy(values_at(upright, self.seen))
+        return (found.T if self.portrait else found).contiguous()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Shaped
 
+NEGLIGIBLE_PX = 0.25
+"""A picture whose pixels a lens moves by less is as good as free of distortion."""
+
 
 def pixel_grid(height: int, width: int) -> Float[np.ndarray, "H W 2"]:
     """(x, y) of every pixel centre; the top-left one is (0.5, 0.5)."""
@@ -33,7 +36,12 @@ def nearest_values(
     values: Shaped[np.ndarray, "h w"], size_hw: tuple[int, int], values_from_pixels: Float[np.ndarray, "3 3"]
 ) -> Shaped[np.ndarray, "H W"]:
     """What a map of another size holds at every pixel of an image, by the nearest of its own pixels; 0 outside."""
-    place = np.floor(map_pixels(values_from_pixels, pixel_grid(*size_hw)))
+    return values_at(values, map_pixels(values_from_pixels, pixel_grid(*size_hw)))
+
+
+def values_at(values: Shaped[np.ndarray, "h w"], pixels: Float[np.ndarray, "*n 2"]) -> Shaped[np.ndarray, "*n"]:
+    """What a map holds at these of its pixels, by the nearest one; 0 outside."""
+    place = np.floor(pixels)
     size = np.array(values.shape[::-1])
     column, row = np.moveaxis(place.clip(0, size - 1).astype(int), -1, 0)
     inside = ((place >= 0) & (place < size)).all(-1)
@@ -77,6 +85,13 @@ def ideal_pixels(K: np.ndarray, k1: float, pixels: Float[np.ndarray, "*n 2"]) ->
 def photo_pixels(K: np.ndarray, k1: float, pixels: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
     """Pixels of the distortion-free camera to photo pixels; inverse of :func:`ideal_pixels`."""
     return np.asarray(pixels, np.float64) if k1 == 0 else denormalise(K, distort(normalise(K, pixels), k1))
+
+
+def bend_px(K: Float[np.ndarray, "3 3"], k1: float, size_hw: tuple[int, int]) -> float:
+    """How far the distortion moves any pixel of a picture, in pixels; its largest displacement lies on the border."""
+    height, width = size_hw
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    return float(np.linalg.norm(photo_pixels(K, k1, corners) - corners, axis=-1).max())
 
 
 def project(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import median_filter
 
-from flarecli.geometry.projection import intrinsics, map_intrinsics
+from flarecli.geometry.projection import intrinsics, map_intrinsics, photo_pixels, pixel_grid
 from flarecli.geometry.transforms import Sim3, align_cameras, umeyama
 from flarecli.images.loading import Photo
 from flarecli.inference.predict import Predicted
@@ -65,7 +65,7 @@ def assemble_views(
     K = _photo_intrinsics(views, maps, priors)
     cameras = Cameras(c2w, K, priors.size_hw, priors.k1)
     depth_maps = tuple(
-        DepthMap(_cleaned(view.depth, predicted, index), view.confidence, map_intrinsics(K[index], maps[index]))
+        _without_distortion(_cleaned(view.depth, predicted, index), view.confidence, cameras, index, maps[index])
         for index, view in enumerate(views)
     )
     names = tuple(photo.name for photo in photos)
@@ -79,6 +79,16 @@ def assemble_views(
         depth_maps=depth_maps,
         verdicts=verdicts,
     )
+
+
+def _without_distortion(
+    depth: np.ndarray, confidence: np.ndarray, cameras: Cameras, photo: int, map_from_photo: np.ndarray
+) -> DepthMap:
+    """The map of an ideal camera from that of what the network saw, the photo with whatever distortion is known."""
+    assert cameras.k1 is not None
+    K = map_intrinsics(cameras.K[photo], map_from_photo)
+    pixels = photo_pixels(K, float(cameras.k1[photo]), pixel_grid(*depth.shape))
+    return DepthMap(depth, confidence, K).resampled(pixels, K)
 
 
 def _cleaned(depth: np.ndarray, predicted: Predicted, index: int) -> np.ndarray:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy.spatial.transform import Rotation
 
 from flarecli.export.surface import edges, far_limit
-from flarecli.geometry.projection import denormalise, map_pixels, nearest_values, normalise, pixel_grid
+from flarecli.geometry.projection import denormalise, ideal_pixels, map_pixels, normalise, pixel_grid, values_at
 from flarecli.inference.readout import View
 from flarecli.render.rays import place_on_rays
 from flarecli.scene.cameras import Cameras
@@ -59,16 +59,18 @@ def _shown(final: Reconstruction) -> Bool[np.ndarray, "V"]:
 def _place(
     gaussians: Gaussians, maps: tuple[DepthMap, DepthMap], cameras: tuple[Cameras, Cameras], photo: int
 ) -> Gaussians:
-    old, new = maps
+    old = maps[0]
     initial, final = cameras
-    K_old, K_new = initial.K[photo], final.K[photo]
     means = gaussians.means.astype(np.float64)
-    new_from_old = new.K @ np.linalg.inv(K_new) @ K_old @ np.linalg.inv(old.K)  # through the pixels of the photo
-    ratio = _depth_change(old.depth, new.depth, new_from_old).ravel()
+    photo_from_seen = initial.K[photo] @ np.linalg.inv(old.K)
+    at = map_pixels(photo_from_seen, pixel_grid(*old.depth.shape))
+    before, after = (_shown_at(each.depth, each, those, photo, at) for each, those in zip(maps, cameras, strict=True))
+    ratio = np.divide(after, before, out=np.zeros(before.shape), where=before > 0).ravel()
     good = (means[:, 2] > 0) & (ratio > 0)
     means, ratio = means[good], ratio[good]
     depth = means[:, 2] * ratio
-    plane = normalise(new.K, map_pixels(new_from_old, denormalise(old.K, means[:, :2] / means[:, 2:])))
+    shown = map_pixels(photo_from_seen, denormalise(old.K, means[:, :2] / means[:, 2:]))
+    plane = _plane(final, photo, shown)
     zoom = initial.focal_px[photo] / final.focal_px[photo]
     in_camera = Gaussians(
         np.column_stack([plane * depth[:, None], depth]),
@@ -86,14 +88,14 @@ def _place_on_rays(
     """Gaussians on the final depth of their pixels, but for edges of the depth, where it is smeared, and the sky."""
     old, new = depth_maps
     initial, final = cameras
-    photo_from_old = initial.K[photo] @ np.linalg.inv(old.K)
-    new_from_old = new.K @ np.linalg.inv(final.K[photo]) @ photo_from_old  # through the pixels of the photo
+    photo_from_seen = initial.K[photo] @ np.linalg.inv(old.K)
+    at = map_pixels(photo_from_seen, pixel_grid(*old.depth.shape))
     there = (new.depth > 0) & (new.depth < far)
-    depth = nearest_values(np.where(there & ~edges(new), new.depth, 0), old.depth.shape, new_from_old)
+    depth = _shown_at(np.where(there & ~edges(new), new.depth, 0), new, final, photo, at)
     guessed = np.zeros(new.depth.shape, bool) if new.measured is None else ~new.measured
-    unmeasured = nearest_values(guessed, old.depth.shape, new_from_old)
-    K = np.linalg.inv(photo_from_old) @ final.K[photo]
-    rays = normalise(K, pixel_grid(*old.depth.shape))
+    unmeasured = _shown_at(guessed, new, final, photo, at)
+    K = np.linalg.inv(photo_from_seen) @ final.K[photo]
+    rays = _plane(final, photo, at)
     c2w = final.c2w[photo]
     quat = Rotation.from_matrix(c2w[:3, :3]).as_quat(scalar_first=True)
     splats = place_on_rays(
@@ -108,9 +110,20 @@ def _place_on_rays(
     return splats.to_gaussians()
 
 
-def _depth_change(
-    before: Float[np.ndarray, "H W"], after: Float[np.ndarray, "h w"], after_from_before: Float[np.ndarray, "3 3"]
-) -> Float[np.ndarray, "H W"]:
-    """Final over initial depth of every pixel of the initial map; 0 where either has none."""
-    sampled = nearest_values(after, before.shape, after_from_before)
-    return np.divide(sampled, before, out=np.zeros(before.shape), where=before > 0)
+def _shown_at(
+    values: Shaped[np.ndarray, "h w"],
+    depth_map: DepthMap,
+    cameras: Cameras,
+    photo: int,
+    pixels: Float[np.ndarray, "*n 2"],
+) -> Shaped[np.ndarray, "*n"]:
+    """What a picture in the pixels of a depth map holds where the photo has these of its own, distorted pixels."""
+    ideal = denormalise(depth_map.K, _plane(cameras, photo, pixels))
+    return values_at(values, ideal)
+
+
+def _plane(cameras: Cameras, photo: int, pixels: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+    """Photo pixels to points on the plane z = 1 of the camera, lens distortion taken out."""
+    assert cameras.k1 is not None
+    K = cameras.K[photo]
+    return normalise(K, ideal_pixels(K, float(cameras.k1[photo]), pixels))

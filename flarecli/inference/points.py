@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool
@@ -15,7 +15,7 @@ _SAME_DEPTH = 0.02
 _FINER = 0.8  # a later photo must see a patch this much finer to show it once more
 
 
-def dense_points(reconstruction: Reconstruction, rgb_of: Sequence[np.ndarray], keep: np.ndarray) -> PointCloud:
+def dense_points(reconstruction: Reconstruction, rgb_of: Callable[[int], np.ndarray], keep: np.ndarray) -> PointCloud:
     """The sparse points, and dense points of the depth maps, coloured from the photos.
 
     A pixel becomes a point where its depth is to be trusted (see :func:`flarecli.export.surface.trusted`) and no
@@ -23,7 +23,7 @@ def dense_points(reconstruction: Reconstruction, rgb_of: Sequence[np.ndarray], k
 
     Args:
         reconstruction: cameras and depth maps.
-        rgb_of: upright, undistorted photos (H, W, 3).
+        rgb_of: reads an upright, undistorted photo (H, W, 3) by its index; asked for one after the other.
         keep: photos that contribute.
     """
     cameras, parts = reconstruction.cameras, [_sparse_points(reconstruction)]
@@ -39,8 +39,9 @@ def dense_points(reconstruction: Reconstruction, rgb_of: Sequence[np.ndarray], k
         new = ~_shown_already(reconstruction, {v: m for v, m in shown.items() if v != view}, xyz, footprint)
         pixel = map_pixels(cameras.K[view] @ np.linalg.inv(K), pixel_grid(*good.shape)[good])[new]
         row, column = pixel[:, 1].astype(int), pixel[:, 0].astype(int)
-        inside = (row >= 0) & (row < rgb_of[view].shape[0]) & (column >= 0) & (column < rgb_of[view].shape[1])
-        colour = rgb_of[view][row[inside], column[inside]]
+        rgb = rgb_of(view)
+        inside = (row >= 0) & (row < rgb.shape[0]) & (column >= 0) & (column < rgb.shape[1])
+        colour = rgb[row[inside], column[inside]]
         views = np.full(len(colour), view)
         parts.append((xyz[new][inside], colour, depth_map.confidence[good][new][inside], views, pixel[inside]))
     return PointCloud(*(np.concatenate(column) for column in zip(*parts, strict=True)))

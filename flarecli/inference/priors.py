@@ -65,7 +65,20 @@ def collect_priors(
         known = _read(poses, photos, "poses")
         assert known.k1 is not None
         K, k1, sigma = known.K.copy(), known.k1.copy(), np.zeros(len(photos))
-    return Priors(_groups(photos, K, k1, sigma, shared), sizes, K, sigma, k1, c2w)
+    group = _groups(photos, K, k1, sigma, shared)
+    for each in np.unique(group):
+        _share(np.flatnonzero(group == each), K, sigma)
+    return Priors(group, sizes, K, sigma, k1, c2w)
+
+
+def _share(members: np.ndarray, K: np.ndarray, sigma: np.ndarray) -> None:
+    """Give photos of one camera one guess, in place: that of those which know best."""
+    if sigma[members].min() == 0:
+        return  # known ones are equal
+    best = members[sigma[members] == sigma[members].min()]
+    focal = np.exp(np.median(np.log(K[best, 0, 0])))
+    K[members, 0, 0] = K[members, 1, 1] = focal
+    sigma[members] = sigma[best[0]]
 
 
 def _equivalent_mm(text: str) -> float:
@@ -99,7 +112,7 @@ def _groups(
 
 def _read(path: Path, photos: Sequence[Photo], what: str) -> Cameras:
     names, cameras = read_camera_file(path)
-    rows = []
+    rows: dict[int, str] = {}
     for photo in photos:
         row = _find(photo.name, names)
         if row is None:
@@ -110,8 +123,13 @@ def _read(path: Path, photos: Sequence[Photo], what: str) -> Cameras:
                 f"but the upright photo is {photo.size_hw[1]}x{photo.size_hw[0]}",
                 "give cameras in the pixels of the upright photos",
             )
-        rows.append(row)
-    return cameras.subset(rows)
+        if row in rows:
+            raise InputError(
+                f"{path}: {names[row]} would be the camera of both {rows[row]} and {photo.name}",
+                "name the entries as the photos are named, with their sub-folders",
+            )
+        rows[row] = photo.name
+    return cameras.subset(list(rows))
 
 
 def read_camera_file(path: Path) -> tuple[tuple[str, ...], Cameras]:

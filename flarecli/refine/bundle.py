@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from flarecli.refine.database import image_name
 from flarecli.refine.lens import Lenses
 from flarecli.refine.mapping import candidate_from_model
 from flarecli.scene.reconstruction import Tracks
+
+PhotoPixels = Callable[[int], np.ndarray]
+"""Pixels (H, W, 3) of a photo by its number."""
 
 MIN_OBSERVATIONS = 10
 """Sparse points that a photo must see before bundle adjustment may move it."""
@@ -223,7 +226,7 @@ def reprojection_px(model: pycolmap.Reconstruction, count: int) -> np.ndarray:
     return out
 
 
-def tracks_from_model(model: pycolmap.Reconstruction, candidate: Candidate, rgb_of: dict[int, np.ndarray]) -> Tracks:
+def tracks_from_model(model: pycolmap.Reconstruction, candidate: Candidate, rgb_of: PhotoPixels) -> Tracks:
     """Sparse points with their observations in ideal pixels, indexed by photo number.
 
     A point that two features of one photo claim keeps the first of them; points left with one photo are dropped.
@@ -231,7 +234,7 @@ def tracks_from_model(model: pycolmap.Reconstruction, candidate: Candidate, rgb_
     Args:
         model: adjusted model, image i + 1 is photo i.
         candidate: cameras that go with it.
-        rgb_of: photo pixels (H, W, 3) per photo, for colours.
+        rgb_of: reads the pixels of a photo, for colours; asked for one photo after the other.
     """
     seen = _Observations.of(model)
     first = np.unique(np.stack([seen.point, seen.photo]), axis=1, return_index=True)[1]
@@ -244,7 +247,7 @@ def tracks_from_model(model: pycolmap.Reconstruction, candidate: Candidate, rgb_
     rgb = np.zeros((len(kept), 3), np.uint8)
     for photo in np.unique(views[leading]).tolist():
         points = np.flatnonzero(views[leading] == photo)
-        rgb[points] = _colours(rgb_of[photo], pixels[leading[points]])
+        rgb[points] = _colours(rgb_of(photo), pixels[leading[points]])
     for photo in np.unique(views):
         group = candidate.lenses.group[photo]
         of = views == photo

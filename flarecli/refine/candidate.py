@@ -28,7 +28,7 @@ class Candidate:
 
     Attributes:
         origin: what proposed them: "incremental", "global", "chain", "network", ...
-        c2w: camera to world; rows of photos without a camera are identity.
+        c2w: camera to world; rows of photos without a camera mean nothing.
         posed: which photos have a camera.
         lenses: intrinsics that go with it.
     """
@@ -56,8 +56,8 @@ class MatchGraph:
     weight: float = 1.0
 
     def threshold_px(self, lenses: Lenses, pair: Pair) -> float:
-        """Inlier threshold of a pair in pixels."""
-        return self.tolerance * max(lenses.long_side(pair[0]), lenses.long_side(pair[1]))
+        """Inlier threshold of a pair, in pixels of a photo whose size lies between theirs, as errors are measured."""
+        return self.tolerance * float(np.sqrt(lenses.long_side(pair[0]) * lenses.long_side(pair[1])))
 
     def pixels(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Matched photo pixels of a pair."""

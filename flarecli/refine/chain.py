@@ -6,7 +6,7 @@ only overlap one by one. The scale of each step comes from points seen in three 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,23 +15,26 @@ import numpy as np
 from flarecli.geometry.transforms import invert_rigid, rigid
 from flarecli.refine.candidate import Candidate, MatchGraph, Pair
 from flarecli.refine.lens import Lenses
-from flarecli.refine.twoview import RelativePose, relative_pose
+from flarecli.refine.ties import MIN_SHARED
+from flarecli.refine.twoview import RelativePose, ray_depths, relative_pose
 
 MIN_SUPPORT = 12
 """Matches that must agree on the pose of a pair."""
 
 _MIN_PARALLAX_DEG = 1.0
-_MIN_SHARED = 5
 
 
-def relative_poses(graph: MatchGraph, lenses: Lenses, *, seed: int, threads: int = 1) -> dict[Pair, RelativePose]:
-    """Robust calibrated pose of every matched pair that enough matches agree on."""
+def relative_poses(
+    graph: MatchGraph, lenses: Lenses, pairs: Sequence[Pair] | None = None, *, seed: int, threads: int = 1
+) -> dict[Pair, RelativePose]:
+    """Robust calibrated pose of every matched pair (or of these) that enough matches agree on."""
 
     def pose_of(pair: Pair) -> RelativePose | None:
         focal = lenses.focal_px(pair[0]), lenses.focal_px(pair[1])
         return relative_pose(*graph.rays(pair, lenses), focal, graph.threshold_px(lenses, pair), seed)
 
-    enough = [pair for pair, matches in graph.matches.items() if len(matches) >= MIN_SUPPORT]
+    asked = graph.matches if pairs is None else pairs
+    enough = [pair for pair in asked if len(graph.matches[pair]) >= MIN_SUPPORT]
     with ThreadPoolExecutor(threads) as pool:
         poses = zip(enough, pool.map(pose_of, enough), strict=True)
     return {pair: pose for pair, pose in poses if pose is not None and pose.support >= MIN_SUPPORT}
@@ -110,7 +113,7 @@ class _Depths:
         the scene.
         """
         shared = [(self._of[k], d) for k, d in zip(keypoints.tolist(), depths.tolist(), strict=True) if k in self._of]
-        if len(shared) >= _MIN_SHARED:
+        if len(shared) >= MIN_SHARED:
             known, new = np.array(shared).T
             return float(np.exp(np.median(np.log(known / new))))
         return self._typical / float(np.median(depths)) if len(depths) else 1.0
@@ -133,21 +136,10 @@ class _Step:
         pose = poses[pair]
         rays_a, rays_b = graph.rays(pair, lenses)
         matches = graph.matches[pair][pose.inliers]
-        depth_a, depth_b = _depths(pose.rotation, pose.translation, rays_a[pose.inliers], rays_b[pose.inliers])
+        depth_a, depth_b = ray_depths(pose.rotation, pose.translation, rays_a[pose.inliers], rays_b[pose.inliers])
         good = (depth_a > 0) & (depth_b > 0)
         matches, depth_a, depth_b = matches[good], depth_a[good], depth_b[good]
         if parent == pair[0]:
             return _Step(pose.rotation, pose.translation, matches[:, 0], depth_a, matches[:, 1], depth_b)
         rotation = pose.rotation.T
         return _Step(rotation, -rotation @ pose.translation, matches[:, 1], depth_b, matches[:, 0], depth_a)
-
-
-def _depths(
-    rotation: np.ndarray, translation: np.ndarray, rays_a: np.ndarray, rays_b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    a = np.column_stack([rays_a, np.ones(len(rays_a))]) @ rotation.T
-    b = np.column_stack([rays_b, np.ones(len(rays_b))])
-    aa, bb, ab = (a * a).sum(1), (b * b).sum(1), (a * b).sum(1)
-    at, bt = a @ translation, b @ translation
-    determinant = np.maximum(aa * bb - ab * ab, 1e-18)
-    return (ab * bt - bb * at) / determinant, (aa * bt - ab * at) / determinant

@@ -114,8 +114,6 @@ def _placed(
     initial: Reconstruction, photos: Sequence[Photo], priors: Priors, solution: Solution, unit: np.ndarray
 ) -> Reconstruction:
     best, adjusted, count = solution.candidate, solution.adjusted, len(photos)
-    if not best.posed.any():
-        return initial
     group, tracks, errors = best.lenses.group, Tracks.empty(), np.full(count, np.nan)
     lenses = scaled(best.lenses, 1 / unit)
     # Known intrinsics come back with their own last digits, known distortion as it is.
@@ -123,9 +121,7 @@ def _placed(
     cameras = Cameras(best.c2w, K, priors.size_hw, priors.k1)
     if adjusted is not None:
         small = {view: (int(h), int(w)) for view, (h, w) in enumerate(best.lenses.size_hw[group])}
-        seen = {image.image_id - 1 for image in adjusted.model.images.values() if image.num_points3D}
-        rgb_of = {view: np.asarray(photos[view].decode(small[view]).rgb) for view in sorted(seen)}
-        tracks = tracks_from_model(adjusted.model, best, rgb_of)
+        tracks = tracks_from_model(adjusted.model, best, lambda view: np.asarray(photos[view].decode(small[view]).rgb))
         pixel = tracks.pixel * unit[group][tracks.view_index][:, None]
         full = replace(best, lenses=replace(lenses, K=K[np.unique(group, return_index=True)[1]]))
         error = track_errors(tracks.xyz, tracks.point_index, tracks.view_index, pixel, full)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flarecli.geometry.projection import map_intrinsics
+from flarecli.geometry.projection import ideal_pixels, map_intrinsics, map_pixels, photo_pixels, pixel_grid
 from flarecli.geometry.transforms import Sim3
 from flarecli.refine.depth import align_depth
 from flarecli.refine.lens import Lenses
@@ -56,7 +56,12 @@ def _common_world(cameras: Cameras, initial: Cameras, priors: Priors) -> Sim3:
 
 
 def _placed_depth(depth_map: DepthMap, view: int, old: Cameras, new: Cameras, tracks: Tracks) -> DepthMap:
-    """A depth map with the intrinsics of its photo's new camera, brought onto the sparse points."""
+    """A depth map with the intrinsics and the lens of its photo's new camera, brought onto the sparse points."""
+    assert old.k1 is not None
+    assert new.k1 is not None
     map_from_photo = depth_map.K @ np.linalg.inv(old.K[view])
-    moved = DepthMap(depth_map.depth, depth_map.confidence, map_intrinsics(new.K[view], map_from_photo))
+    ideal = map_pixels(np.linalg.inv(map_from_photo), pixel_grid(*depth_map.depth.shape))
+    seen = photo_pixels(new.K[view], float(new.k1[view]), ideal)
+    pixels = map_pixels(map_from_photo, ideal_pixels(old.K[view], float(old.k1[view]), seen))
+    moved = depth_map.resampled(pixels, map_intrinsics(new.K[view], map_from_photo))
     return align_depth(moved, view, new, tracks)

@@ -90,7 +90,10 @@ def refine(
         return initial if better is None else better()
 
     def network() -> Candidate:
-        return Candidate("network", np.array(start().cameras.c2w), np.ones(len(photos), bool), lenses)
+        cameras = start().cameras
+        # Poses that were solved go with the focal lengths that they were solved with.
+        known = lenses if start() is initial else lenses.with_focal_of(cameras)
+        return Candidate("network", np.array(cameras.c2w), np.ones(len(photos), bool), known)
 
     settings = SolveOptions(
         mode=options.mode,
@@ -154,15 +157,13 @@ def _lenses(priors: Priors, cameras: Cameras) -> Lenses:
 def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, solution: Solution) -> Reconstruction:
     best, adjusted = solution.candidate, solution.adjusted
     count = len(photos)
-    if not best.posed.any():
+    if not solution.support.any():
         nothing = np.full(count, np.nan), np.zeros(count, int), [None] * count
         return replace(initial, verdicts=_verdicts(photos, solution, *nothing))
     K, k1 = best.lenses.K[best.lenses.group], best.lenses.k1[best.lenses.group]
     cameras = Cameras(best.c2w, K, priors.size_hw, k1)
     if adjusted is not None:
-        seen = {image.image_id - 1 for image in adjusted.model.images.values() if image.num_points3D}
-        rgb_of = {photo: photos[photo].rgb() for photo in seen}
-        tracks = tracks_from_model(adjusted.model, best, rgb_of)
+        tracks = tracks_from_model(adjusted.model, best, lambda photo: photos[photo].rgb())
         errors, observations = reprojection_px(adjusted.model, count), adjusted.observations
         sigmas = focal_sigmas(adjusted)
     else:

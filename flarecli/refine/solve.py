@@ -23,10 +23,10 @@ from flarecli.refine.chain import MIN_SUPPORT, grow, relative_poses
 from flarecli.refine.database import match_pairs, write_database, write_matches
 from flarecli.refine.features import Features
 from flarecli.refine.lens import Lenses
+from flarecli.refine.ties import sightings, tied_photos
 from flarecli.refine.twoview import RelativePose
 from flarecli.refine.ways import FEW_PHOTOS, Proposal, SolveOptions, adjusting_threads, candidates
 
-_PARALLAX = 0.5  # degrees; the same as triangulation asks for
 _CLEARLY = 0.05  # of the support: what a later way must have more to be preferred
 _KEEP = 0.98  # an adjustment may cost this little support: it trades a few border matches for accuracy
 _EXPLAINED = 0.7  # of the pairwise support must agree with every photo for a candidate to convince
@@ -116,7 +116,7 @@ class _Solver:
         tried: list[Tried] = []
         convinced = False
         for candidate in candidates(self.graph, lenses, poses, proposals, self.database, self.options):
-            if not _physical(candidate):
+            if not candidate.lenses.believable():
                 continue
             report("adjusting", len(tried), 0)
             entry = self._completed(self._judge(candidate), poses)
@@ -135,14 +135,14 @@ class _Solver:
         """Ways to try even if the first convinces: few photos can agree on wrong cameras, and a second way is cheap."""
         return 2 if 2 < self.count <= FEW_PHOTOS else 1
 
-    def _poses(self, lenses: Lenses) -> dict[Pair, RelativePose]:
-        return relative_poses(self.graph, lenses, seed=self.options.seed, threads=self.options.threads)
+    def _poses(self, lenses: Lenses, pairs: Sequence[Pair] | None = None) -> dict[Pair, RelativePose]:
+        return relative_poses(self.graph, lenses, pairs, seed=self.options.seed, threads=self.options.threads)
 
     def _judge(self, candidate: Candidate) -> Tried:
         before = self._score(candidate)
         adjusted = adjust(self.graph, candidate, self.database, self.folder, self._bundle_options(candidate))
         entry: Tried = (before, candidate, None)
-        if adjusted is not None and _physical(adjusted.candidate):
+        if adjusted is not None and adjusted.candidate.lenses.believable():
             after = self._score(adjusted.candidate)
             if after >= _KEEP * before:
                 entry = (after, adjusted.candidate, adjusted)
@@ -172,7 +172,15 @@ class _Solver:
             return False
         if adjusted.observations.min() < 5 * MIN_OBSERVATIONS or adjusted.error_px > 1.5:
             return False
+        if not self._tied(adjusted).all():
+            return False
         return bool(self._explained(candidate, poses).min() >= _EXPLAINED)
+
+    def _tied(self, adjusted: Adjusted) -> np.ndarray:
+        """Photos that hang together by common points; by their poses where those are given."""
+        if self.options.fixed_poses:
+            return np.ones(self.count, bool)
+        return tied_photos(sightings(adjusted.model, self.count))
 
     def _explained(self, candidate: Candidate, poses: Mapping[Pair, RelativePose]) -> np.ndarray:
         """Of the matches that support each photo's pairwise poses, the share that the candidate agrees with.
@@ -197,7 +205,9 @@ class _Solver:
             return entry
         if sound.sum() >= 2:
             candidate = replace(candidate, posed=sound)
-        poses = self._poses(candidate.lenses)
+        # Only what ties the others to the sound ones is needed.
+        loose = [pair for pair in self.graph.matches if not (candidate.posed[pair[0]] and candidate.posed[pair[1]])]
+        poses = self._poses(candidate.lenses, loose)
         grown = grow(self.graph, poses, candidate, {} if adjusted is None else _depths(adjusted))
         if not (grown.posed & ~candidate.posed).any():
             return entry
@@ -205,21 +215,15 @@ class _Solver:
 
     def _solution(self, chosen: Tried, poses: Mapping[Pair, RelativePose], proposals: Sequence[Proposal]) -> Solution:
         _, best, adjusted = chosen
-        inliers = pair_inliers(self.graph, best)
-        strength = support(inliers, self.count)
-        # Matches without parallax fix where photos look, not where they are; that is not enough to be called verified
-        wide = {pair: good for pair, good in inliers.items() if pair in poses and poses[pair].parallax_deg > _PARALLAX}
-        seen = support(wide, self.count) if adjusted is None else adjusted.observations
-        verified = best.posed & (seen >= _VERIFIED) & (self._explained(best, poses) >= _CONTRADICTED)
+        strength = support(pair_inliers(self.graph, best), self.count)
+        verified = np.zeros(self.count, bool)
+        if adjusted is not None:
+            enough = (adjusted.observations >= _VERIFIED) & (self._explained(best, poses) >= _CONTRADICTED)
+            verified = best.posed & enough & self._tied(adjusted)
         convincing = self._convincing(chosen, poses)
         if proposals and not best.posed.all():
             best = _fill_from_network(best, proposals[0]())
         return Solution(best, adjusted, strength, verified, convincing, self.graph, self.scores)
-
-
-def _physical(candidate: Candidate) -> bool:
-    """False for cameras that cannot be: an adjustment can take a focal length that nothing determines through zero."""
-    return bool((candidate.lenses.K[:, 0, 0] > 0).all())
 
 
 def _first_of_the_best(tried: Sequence[Tried]) -> Tried:

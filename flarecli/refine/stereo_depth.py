@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from flarecli.geometry.projection import map_intrinsics, photo_pixels, pixel_grid, unproject_depth
+from flarecli.geometry.projection import map_intrinsics, photo_pixels, pixel_grid, unproject_depth, values_at
 from flarecli.images.loading import Photo
 from flarecli.refine.stereo import Picture, Sweep, sweep
 from flarecli.scene.cameras import Cameras
@@ -66,6 +66,7 @@ def stereo_depth(
         options: how fine to look.
         on_progress: told ("stereo", done, total).
     """
+    assert cameras.k1 is not None
     partners = choose_partners(cameras, tracks, verified, options.sources)
     pictures = {view: _picture(photos[view], cameras, view, options.long_side) for view in partners}
     hints = {view: _on_grid(depth_maps[view], pictures[view]) for view in partners}
@@ -89,7 +90,8 @@ def stereo_depth(
     for view, others in partners.items():
         agreeing = np.sum([_agrees(view, other, sweeps, pictures) for other in others], axis=0)
         measured = agreeing >= (2 if len(others) > 2 else 1)
-        out[view] = _merged(sweeps[view], measured, *hints[view], photos[view], pictures[view].K)
+        k1 = float(cameras.k1[view])
+        out[view] = _merged(sweeps[view], measured, *hints[view], photos[view], pictures[view].K, k1)
     return tuple(out)
 
 
@@ -196,7 +198,7 @@ def _seen_by(picture: Picture, points: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _merged(
-    result: Sweep, measured: np.ndarray, hint: np.ndarray, trust: np.ndarray, photo: Photo, K: np.ndarray
+    result: Sweep, measured: np.ndarray, hint: np.ndarray, trust: np.ndarray, photo: Photo, K: np.ndarray, k1: float
 ) -> DepthMap:
     """Measured depth, and the network's around it; nothing where the mask of the photo says so."""
     depth, confidence = _drawn_to(hint, np.where(measured, result.depth, 0)), 2 - 1 / np.maximum(trust, 1)
@@ -204,8 +206,9 @@ def _merged(
     confidence = np.where(measured, 1 + _STEREO_CONFIDENCE * np.maximum(result.score, 0.1), confidence)
     mask = photo.mask()
     if mask is not None:
-        small = Image.fromarray(mask).resize(depth.shape[::-1], Image.Resampling.NEAREST)
-        depth = np.where(np.asarray(small), depth, 0)
+        scale = np.array(mask.shape[::-1]) / depth.shape[::-1]
+        seen = photo_pixels(K, k1, pixel_grid(*depth.shape)) * scale
+        depth = np.where(values_at(mask, seen), depth, 0)
     return DepthMap(depth, confidence, K, measured & (depth > 0))
 
 

@@ -29,14 +29,10 @@ class FocalProfile:
 
     Attributes:
         cost: truncated squared epipolar error, half its sum in units of the match noise; a negative log-likelihood.
-        rotation: second camera from first, per grid focal.
-        translation: unit vector, second camera from first, per grid focal.
         num_matches: matches that went in.
     """
 
     cost: Float[np.ndarray, "G"]
-    rotation: Float[np.ndarray, "G 3 3"]
-    translation: Float[np.ndarray, "G 3"]
     num_matches: int
 
     @property
@@ -80,14 +76,28 @@ def in_front(
     rays_a: Float[np.ndarray, "N 2"],
     rays_b: Float[np.ndarray, "N 2"],
 ) -> Bool[np.ndarray, "N"]:
-    """Whether the two rays of a match meet in front of both cameras (mid-point triangulation)."""
+    """Whether the two rays of a match meet in front of both cameras."""
+    depth_a, depth_b = ray_depths(rotation, translation, rays_a, rays_b)
+    return (depth_a > 0) & (depth_b > 0)
+
+
+def ray_depths(
+    rotation: Float[np.ndarray, "3 3"],
+    translation: Float[np.ndarray, "3"],
+    rays_a: Float[np.ndarray, "N 2"],
+    rays_b: Float[np.ndarray, "N 2"],
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """z-depths in both cameras at which the two rays of a match come nearest, in units of the translation.
+
+    Arguments as for :func:`sampson_px`. Mid-point triangulation: both depths by least squares.
+    """
     a = np.column_stack([rays_a, np.ones(len(rays_a))]) @ rotation.T
     b = np.column_stack([rays_b, np.ones(len(rays_b))])
-    # depth_a * a + translation = depth_b * b, solved in the least-squares sense for both depths
+    # depth_a * a + translation = depth_b * b
     aa, bb, ab = (a * a).sum(1), (b * b).sum(1), (a * b).sum(1)
     at, bt = a @ translation, b @ translation
     determinant = np.maximum(aa * bb - ab * ab, 1e-18)
-    return ((ab * bt - bb * at) / determinant > 0) & ((aa * bt - ab * at) / determinant > 0)
+    return (ab * bt - bb * at) / determinant, (aa * bt - ab * at) / determinant
 
 
 def focal_profile(
@@ -118,9 +128,8 @@ def focal_profile(
         chosen = np.random.default_rng(seed).choice(len(centred_a), _RANSAC_MATCHES, replace=False)
         centred_a, centred_b = centred_a[chosen], centred_b[chosen]
     a, b = centred_a / long_side_px[0], centred_b / long_side_px[1]
-    threshold = threshold_px / max(long_side_px)
+    threshold = threshold_px / np.sqrt(long_side_px[0] * long_side_px[1])
     cost = np.full(len(FOCAL_GRID), np.inf)
-    rotation, translation = np.tile(np.eye(3), (len(cost), 1, 1)), np.tile([1.0, 0.0, 0.0], (len(cost), 1))
 
     def follow(start: int, pose: Any, step: int) -> None:
         index = start
@@ -133,9 +142,7 @@ def focal_profile(
             value = _TRUNCATED_COST * float(np.minimum(error**2, 1).sum())
             if value >= cost[index] and index != start:
                 return
-            if value < cost[index]:
-                cost[index], rotation[index] = value, pose.R
-                translation[index] = pose.t / max(np.linalg.norm(pose.t), 1e-12)
+            cost[index] = min(value, cost[index])
             index += step
 
     for focal in _SEED_FOCALS:
@@ -143,7 +150,7 @@ def focal_profile(
         start = int(np.argmin(np.abs(np.log(FOCAL_GRID / focal))))
         follow(start, pose, 1)
         follow(start, pose, -1)
-    return FocalProfile(cost, rotation, translation, len(a))
+    return FocalProfile(cost, len(a))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -159,7 +159,7 @@ def test_the_command_adapts_to_a_folder_of_photos(tmp_path):
         (["--self-supervised"], "--self-supervised needs PHOTOS and --output"),
         (["--self-supervised", "x"], "--self-supervised needs PHOTOS and --output"),
         (["--self-supervised", "--fine-tune", "x", "-o", "y"], "give one of"),
-        (["--fine-tune", "x", "-o", "y", "--resume"], "are for --self-supervised"),
+        (["--fine-tune", "x", "-o", "y", "--hold-out", "3"], "are for --self-supervised"),
         ([], "give one of"),
     ],
 )

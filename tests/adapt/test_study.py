@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from flarecli.adapt.study import study_of
+from flarecli.adapt.study import _Straightener, study_of
+from flarecli.geometry.projection import intrinsics
 from flarecli.images.loading import load_photos
 from flarecli.images.preparing import prepare
 from flarecli.inference.predict import Predicted
@@ -99,3 +100,23 @@ def test_lens_distortion_is_taken_out(exact):
     straight = study_of(dataclasses.replace(exact.reconstruction, cameras=cameras), crooked)
     ignored = study_of(exact.reconstruction, crooked)
     assert disagreement(straight)[0] < 0.85 * disagreement(ignored)[0]
+
+
+@pytest.mark.parametrize("view", range(len(SIZES)))
+def test_cameras_whose_principal_point_is_off_are_straightened(exact, view):
+    """Colours and masks move with the rays; depth is looked up through the same camera."""
+    prepared = prepare(load_photos([exact.folder]).photos, CANVAS)
+    portrait = bool(prepared.views.portrait[view])
+    height, width = CANVAS[::-1] if portrait else CANVAS
+    K = intrinsics(60.0, (height, width))
+    K[0, 2] += 3
+    lens = _Straightener.of(prepared, view, K, 0.0)
+    assert lens.K[0, 2] == width / 2 and lens.K[0, 0] == 60
+    ramp = torch.arange(width).float().repeat(3, height, 1) / width
+    stored = ramp.transpose(1, 2) if portrait else ramp
+    found = lens.colours(stored)
+    upright = found.transpose(1, 2) if portrait else found
+    np.testing.assert_allclose(upright[0, :, :-3], ramp[0, :, 3:], atol=1e-6)
+    mask = lens.mask(torch.ones(CANVAS))
+    upright = mask.T if portrait else mask
+    assert not upright[:, -3:].any() and upright[:, :-3].all()

@@ -10,15 +10,16 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from flarecli.geometry.projection import project
+from flarecli.geometry.projection import ideal_pixels, map_pixels, photo_pixels, pixel_grid, project, values_at
 from flarecli.geometry.transforms import Sim3
 from flarecli.inference.assemble import assemble_views, scene_views
 from flarecli.inference.gaussians import place_gaussians
 from flarecli.inference.predict import Predicted, Window
+from flarecli.refine.place import place
 from flarecli.scene.gaussians import Gaussians
 from flarecli.scene.harmonics import sh_basis
 from flarecli.scene.priors import Priors
-from flarecli.scene.reconstruction import Reconstruction
+from flarecli.scene.reconstruction import Reconstruction, Tracks
 from flarecli.scene.views import GaussianMaps
 
 from .perfect import CANVAS, cameras_of, photos_of, predicted_of, priors_of
@@ -135,6 +136,50 @@ def test_measured_depth_of_another_size_pulls_the_gaussians_along(setting) -> No
     np.testing.assert_allclose(after.means[: count - dropped], 1.2 * before.means[dropped:count], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after.scales[: count - dropped], 1.2 * before.scales[dropped:count], rtol=1e-4)
     np.testing.assert_array_equal(after.means[count - dropped :], before.means[count:])
+
+
+def bent_px(gaussians: Gaussians, scene: Reconstruction, view: int, rows: slice, seen: np.ndarray) -> float:
+    """Largest distance between a photo's Gaussians and where its lens shows them, of the pixels that were seen."""
+    cameras = scene.cameras
+    assert cameras.k1 is not None
+    ideal, _ = project(gaussians.means[rows].astype(np.float64), cameras.w2c[view], cameras.K[view])
+    return float(np.abs(photo_pixels(cameras.K[view], float(cameras.k1[view]), ideal) - seen).max())
+
+
+@pytest.mark.parametrize("rays", [False, True])
+@pytest.mark.parametrize("k1", [-0.15, 0.15])
+def test_gaussians_are_where_the_lens_shows_them(setting, waiting, k1, rays) -> None:
+    """The network saw the photos with their distortion, which is known only after the refinement."""
+    _, views, initial, priors = setting
+    if rays:
+        views, initial = waiting
+    cameras = replace(initial.cameras, k1=np.full(3, k1))
+    final = place(initial, cameras, Tracks.empty(), priors)
+    gaussians = place_gaussians(views, initial, final)
+    assert gaussians is not None and gaussians.view_index is not None
+    old, new = initial.depth_maps[0], final.depth_maps[0]
+    assert old is not None and new is not None
+    seen = map_pixels(initial.cameras.K[0] @ np.linalg.inv(old.K), pixel_grid(*CANVAS))
+    ideal = ideal_pixels(cameras.K[0], k1, seen)
+    kept = values_at(new.depth, map_pixels(new.K @ np.linalg.inv(final.cameras.K[0]), ideal)) > 0
+    assert kept.mean() > 0.6
+    mine = gaussians.view_index == 0
+    rows = slice(0, int(mine.sum()))
+    if rays:
+        assert mine.sum() <= kept.sum()
+        pixels = seen.reshape(-1, 2)
+        ideal_of, _ = project(gaussians.means[rows].astype(np.float64), final.cameras.w2c[0], final.cameras.K[0])
+        shown = photo_pixels(final.cameras.K[0], k1, ideal_of)
+        distance = np.abs(shown[:, None] - pixels[None]).max(-1).min(1)
+        assert distance.max() < 0.05
+    else:
+        assert mine.sum() == kept.sum()
+        assert bent_px(gaussians, final, 0, rows, seen[kept]) < 0.05
+    # And the depth map shows the same surface: a pixel of it has the depth that the photo's pixel had.
+    grid = pixel_grid(*new.depth.shape)
+    back = photo_pixels(new.K, k1, grid)
+    there = new.depth > 0
+    np.testing.assert_allclose(new.depth[there], values_at(old.depth, back)[there], rtol=1e-6)
 
 
 def test_photos_without_depth_and_unverified_photos_are_left_out(setting) -> None:

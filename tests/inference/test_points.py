@@ -16,7 +16,7 @@ def dense(exact, **options):
     ]
     for image in images:
         image[:, : image.shape[1] // 2, 0] = 7  # the left half has less red
-    return dense_points(exact, images, options.get("keep", np.ones(len(exact), bool)))
+    return dense_points(exact, images.__getitem__, options.get("keep", np.ones(len(exact), bool)))
 
 
 def test_dense_points_lie_on_the_surface_with_the_colour_of_their_pixel():

@@ -164,6 +164,27 @@ def test_files_that_do_not_fit_are_named(scene, tmp_path):
         collect(tmp_path / "photos", str(tmp_path / "t.json"))
 
 
+def test_one_camera_takes_the_best_guess_of_its_photos(mixed):
+    priors = collect(mixed, shared="folder")
+    focal = 50 / DIAGONAL_35MM * np.hypot(60, 80)
+    np.testing.assert_allclose(priors.K[3:, 0, 0], focal, rtol=2e-3)  # two of the three have no EXIF
+    assert (priors.sigma[3:] == priors.sigma[0]).all()
+    np.testing.assert_allclose(priors.K[:3, 0, 0], 28 / DIAGONAL_35MM * np.hypot(60, 80), rtol=2e-3)
+    together = collect(mixed, shared="all")
+    middle = np.median([28, 28, 50]) / DIAGONAL_35MM * np.hypot(60, 80)
+    np.testing.assert_allclose(together.K[[0, 1, 3, 4, 5], 0, 0], middle, rtol=2e-3)
+
+
+def test_two_photos_never_get_one_entry_of_a_file(scene, tmp_path):
+    path = written(scene, tmp_path, "colmap")
+    (tmp_path / "both/a").mkdir(parents=True)
+    (tmp_path / "both/b").mkdir()
+    for folder, picture in zip("ab", scene.images, strict=False):
+        Image.fromarray(picture).save(tmp_path / "both" / folder / "photo_00.png")
+    with pytest.raises(InputError, match=r"photo_00\.png would be the camera of both a/photo_00\.png and b/photo_00"):
+        collect(tmp_path / "both", poses=path)
+
+
 def test_a_file_may_name_photos_without_their_folder(scene, tmp_path):
     path = written(scene, tmp_path, "colmap")
     (tmp_path / "deep/inside").mkdir(parents=True)

@@ -97,7 +97,7 @@ def test_tracks_are_in_ideal_pixels_under_distortion(tmp_path):
     adjusted = run(scene, scene.truth, tmp_path)
     assert adjusted is not None
     rgb = {view: np.full((480, 640, 3), 40 * view + 10, np.uint8) for view in range(4)}
-    tracks = tracks_from_model(adjusted.model, adjusted.candidate, rgb)
+    tracks = tracks_from_model(adjusted.model, adjusted.candidate, rgb.__getitem__)
     assert len(tracks) > 200 and tracks.error_px.max() < 0.2
     # every observation is the distortion-free projection of a true track
     w2c, K = invert_rigid(scene.truth.c2w), scene.lenses.K[0]

@@ -1,5 +1,7 @@
 """Lenses to pycolmap and back, rays, and which focal lengths may change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,12 +22,20 @@ def test_pycolmap_gives_back_what_it_got():
     assert [camera.has_prior_focal_length for camera in cameras] == [False, True]
     assert all(camera.has_prior_focal_length for camera in ours.pycolmap_cameras(trust_focal=True))
     assert (cameras[1].width, cameras[1].height) == (480, 640)
-    blank = Lenses(ours.group, ours.size_hw, np.tile(np.eye(3), (2, 1, 1)), np.zeros(2), ours.sigma)
-    back = blank.from_pycolmap({camera.camera_id: camera for camera in cameras})
-    np.testing.assert_allclose(back.K, ours.K)
-    np.testing.assert_allclose(back.k1, ours.k1)
-    kept = blank.from_pycolmap({1: cameras[0]})
-    np.testing.assert_allclose(kept.K[1], np.eye(3))
+    blank = replace(ours, K=np.tile(np.eye(3), (2, 1, 1)), k1=np.zeros(2))
+    back = blank.from_pycolmap({1: cameras[0]})
+    np.testing.assert_allclose(back.K[0], ours.K[0])
+    np.testing.assert_allclose(back.k1[0], ours.k1[0])
+    np.testing.assert_allclose(back.K[1], np.eye(3))
+
+
+def test_known_intrinsics_are_not_taken_from_a_mapper_that_moved_them():
+    ours = lenses()
+    moved = ours.pycolmap_cameras(trust_focal=True)[1]
+    moved.params = [600, 610, 240, 322, 0.1, 0, 0, 0]
+    back = ours.from_pycolmap({2: moved})
+    np.testing.assert_array_equal(back.K, ours.K)
+    np.testing.assert_array_equal(back.k1, ours.k1)
 
 
 def test_rays_are_those_of_pycolmap():
@@ -48,3 +58,10 @@ def test_known_focal_lengths_do_not_change():
     assert (changed.K[1, 0, 0], changed.K[1, 1, 1]) == (700, 720)
     assert changed.sigma.tolist() == [0.1, 0]
     assert lenses().K[0, 0, 0] == 500
+
+
+@pytest.mark.parametrize(("k1", "believable"), [(0.0, True), (-0.2, True), (0.15, True), (22.8, False), (-1.0, False)])
+def test_lenses_that_cannot_be_are_known(k1, believable):
+    assert lenses(k1).believable() == believable
+    K = lenses().K * np.array([-1, 1, 1])[:, None]
+    assert not replace(lenses(), K=K).believable()

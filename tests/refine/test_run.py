@@ -144,6 +144,29 @@ def test_the_direct_focal_length_is_the_second_opinion(two):
     assert focal(0.5) < focal(1.0) < focal(2.0)
 
 
+@pytest.mark.parametrize("matches", [True, False])
+def test_poses_that_were_solved_keep_the_focal_length_they_were_solved_with(two, tmp_path, matches):
+    """Where photos say nothing, the answer of the network's own matches stands as a whole."""
+    photos, initial = two
+    if not matches:
+        (tmp_path / "plain").mkdir()
+        for index in range(2):
+            column = np.linspace(40 + 10 * index, 180, 320)
+            smooth = np.tile(column[None, :, None], (240, 1, 3)).astype(np.uint8)
+            Image.fromarray(smooth).save(tmp_path / "plain" / f"{index}.png")
+        photos = load_photos([tmp_path / "plain"]).photos
+        initial = replace(initial, image_names=tuple(photo.name for photo in photos))
+    K = np.array(initial.cameras.K)
+    K[:, :2, :2] *= 1.5
+    solved = replace(initial, cameras=replace(initial.cameras, K=K))
+    found = refine(initial, photos, priors_of(initial.cameras, sigma=0.35), OPTIONS, better=lambda: solved)
+    if matches:
+        assert found.cameras.K[0, 0, 0] < 1.4 * initial.cameras.K[0, 0, 0]
+    else:
+        np.testing.assert_array_equal(found.cameras.K, K)
+        assert {verdict.status for verdict in found.verdicts} == {"network-only"}
+
+
 def test_known_poses_come_back_bit_by_bit(scene, photos):
     c2w = np.array(scene.reconstruction.cameras.c2w)
     c2w[:, :3, 3] = 3 * c2w[:, :3, 3] + [1.0, 2.0, 3.0]

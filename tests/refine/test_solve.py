@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pycolmap
 import pytest
+from scipy.spatial.transform import Rotation
 
+from flarecli.geometry.transforms import Sim3
 from flarecli.refine import solve as solving
 from flarecli.refine import ways
 from flarecli.refine.candidate import Candidate, pair_inliers, support
@@ -157,6 +159,37 @@ def test_a_focal_length_below_zero_is_never_an_answer(scene, monkeypatch, others
     assert set(solution.scores) == {f"focal {factor}" for factor in others}
     assert solution.verified.all() == bool(others)
     assert (solution.candidate.lenses.K[:, 0, 0] > 0).all()
+
+
+def test_a_lens_that_cannot_be_is_never_an_answer(scene, monkeypatch):
+    def bent(*_):
+        for k1 in (22.0, -1.5):
+            yield replace(scene.truth, origin=str(k1), lenses=replace(scene.truth.lenses, k1=np.array([k1])))
+
+    monkeypatch.setattr(solving, "candidates", bent)
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [], SolveOptions(mode="ba", threads=1))
+    assert solution.scores == {} and not solution.verified.any()
+
+
+def test_nothing_is_verified_without_sparse_points(scene, monkeypatch):
+    monkeypatch.setattr(solving, "adjust", lambda *_: None)
+    theirs = replace(scene.truth, origin="network")
+    solution = solve(scene.graph.features, scene.lenses, ALL_PAIRS, [lambda: theirs], SolveOptions(threads=1))
+    assert solution.support.min() > 100 and not solution.verified.any() and not solution.convincing
+
+
+def test_islands_without_a_match_between_them_are_not_one_verified_scene():
+    """Each half is right in itself; only the network says how they lie to each other, and it is wrong."""
+    scene = exact(6)
+    c2w = scene.truth.c2w.copy()
+    c2w[3:] = Sim3(1.6, Rotation.from_rotvec([0.0, 0.2, 0.1]).as_matrix(), np.array([0.3, 0.1, 0.0])).apply_to_c2w(
+        c2w[3:]
+    )
+    theirs = replace(scene.truth, origin="network", c2w=c2w)
+    halves = [(a, b) for a, b in scene.graph.matches if (a < 3) == (b < 3)]
+    solution = solve(scene.graph.features, scene.lenses, halves, [lambda: theirs], SolveOptions(threads=1))
+    assert solution.candidate.posed.all() and not solution.convincing
+    assert solution.verified.tolist() in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3)
 
 
 def test_every_mapper_reads_pairs_verified_from_the_matches(scene, monkeypatch):
