@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace, name: str, seed: int) -> dict[str, floa
         start = str(stage_1_of(options, seed)) if variant.stages == 3 else None
         config = TrainConfig(
             output=str(output), minutes=1e6, phases=(phase,), size=size, start=start, device="cpu", seed=seed,
-            warmup=max(1, options.steps // 8), decay=0.4, ema=0.97, pose_noise=variant.pose_noise,
+            threads=1, warmup=max(1, options.steps // 8), decay=0.4, ema=0.97, pose_noise=variant.pose_noise,
             checkpoint_minutes=1e6, max_steps=options.steps, weights=variant.weights,
         )  # fmt: skip
         checkpoint = run(config)

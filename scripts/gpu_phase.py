@@ -1,15 +1,26 @@
 """Run one phase of the training on a GPU machine without network.
 
 usage: python scripts/gpu_phase.py --textures textures.tar --output OUT --minutes 18 [--phase 1] [--start WEIGHTS]
-       [--photos FOLDER...] [--captures SCENE...] [--compile]
+       [--work FOLDER] [--photos FOLDER...] [--captures SCENE...] [--compile]
 
---photos are measured on and never trained on, --captures (folders that flare reconstruct wrote, for example) are
-trained on in a quarter of the steps. --compile has torch.compile translate the attention blocks; run both ways for a
-minute first, and take the one with more samples.
+--photos are measured on and never trained on. --captures (folders that flare reconstruct wrote, for example) are
+trained on in a quarter of the steps of 2 to 4 views: a quarter of all in phase 1, 19 % in phase 2, whose steps of 6 and
+8 views are all rendered; phase 3 takes none. --compile has torch.compile translate the attention blocks; run both ways
+for a minute first, and take the one with more samples.
 
-Everything it needs fits into one upload of 64 MiB: the checkout, the texture pack and, from the second phase on, the
-weights of the one before. OUT then holds checkpoint shards of at most 16 MiB, the curve (run/metrics.jsonl), the
-measurements (report.json) and the weights file. Minutes are those of training; allow three more for the rest.
+OUT then holds what has to travel, for size s in seven files below 16 MiB: weights/ (the averaged weights as shards, and
+state.json), the curve (metrics.jsonl) and the measurements (report.json). The next phase starts from them with --start
+OUT/weights and an OUT of its own, and `flare weights convert flare-small OUT/weights flare-small.safetensors` makes the
+file that flare reconstruct reads. Textures, held-out scenes, captures and the checkpoint that a run cut off goes on
+from (92 MiB for size s) stay in --work, by default OUT-work, on that machine.
+
+Uploads: the checkout has 14 MiB, the texture pack 34 MiB, weights of size s 46 MiB. Phase 1 fits into one upload of
+64 MiB; from phase 2 on the texture pack goes up first and is copied out of the checkout, then the weights follow in an
+upload of their own while the machine is still held. Where a call may last less than the phase, start the
+script in the background and let a later call copy OUT; a phase that was cut off goes on from --work.
+
+Minutes are those of the training loop, loading of its textures and its validations included; allow three more for the
+checks before and the measurements after it.
 """
 
 from __future__ import annotations
@@ -19,7 +30,8 @@ import json
 import sys
 from pathlib import Path
 
-from flarecli.train.campaign import PHASES, Campaign, run_phase
+from flarecli.train.campaign import Campaign, run_phase
+from flarecli.train.phases import PHASES
 
 
 def main() -> None:
@@ -27,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--textures", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--phase", type=int, choices=sorted(PHASES), default=1)
     parser.add_argument("--size", default="s")

@@ -7,9 +7,10 @@ from PIL import Image
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
 from flarecli.model.loading import load_model
+from flarecli.model.shards import AVERAGE, load_shards
 from flarecli.scene.views import Views
-from flarecli.train.campaign import PHASES, Campaign, run_phase
-from flarecli.train.checkpoint import load_shards
+from flarecli.train.campaign import Campaign, run_phase
+from flarecli.train.phases import PHASES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 CUDA = torch.device("cuda")
@@ -38,4 +39,4 @@ def test_every_phase_trains(phase, compiled, tmp_path):
     report = run_phase(campaign)
     assert report["state"]["step"] == 2 and report["device"] != "cpu"
     first = FlareSmall(SIZES["tiny"]).state_dict()
-    assert load_shards(tmp_path / "out" / "run" / "checkpoint", "ema").keys() == first.keys()
+    assert load_shards(tmp_path / "out" / "weights", AVERAGE).keys() == first.keys()

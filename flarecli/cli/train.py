@@ -47,7 +47,7 @@ def train(
         float | None,
         typer.Option(
             help="Stop after this time, whatever the file says; 20 for --fine-tune, 10 for --self-supervised, which "
-            "solves cameras before and compares afterwards on top of it.",
+            "solves cameras before and compares afterwards on top of it; none where --steps are given.",
             min=0,
             show_default=False,
         ),
@@ -77,7 +77,7 @@ def train(
             min=1,
             help="Stop after this many steps; without --minutes the same run gives the same weights.",
             show_default=False,
-            rich_help_panel=_SELF,
+            rich_help_panel=_OWN,
         ),
     ] = None,
     hold_out: Annotated[
@@ -93,45 +93,38 @@ def train(
         typer.Option(help="Known intrinsics, as for flare reconstruct.", show_default=False, rich_help_panel=_SELF),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run was cut short.", rich_help_panel=_SELF)
+        bool, typer.Option("--resume", help="Go on where a run was cut short.", rich_help_panel=_OWN)
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the order of the photos.", rich_help_panel=_SELF)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_SELF)] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the photos.", rich_help_panel=_OWN)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_OWN)] = "auto",
 ) -> None:
     """Train a network; a run with --config that was stopped goes on where it was."""
-    own = {"steps": steps, "hold_out": held_out_choice(hold_out), "intrinsics": intrinsics, "resume": resume}
-    own |= {"seed": seed, "device": device}
-    _check(
-        [config is not None, fine_tune, self_supervised],
-        bool(scenes) and output is not None,
-        scenes is not None or output is not None or weights is not None,
-        own != {"steps": None, "hold_out": None, "intrinsics": None, "resume": False, "seed": 0, "device": "auto"},
-    )
+    both = {"steps": steps, "resume": resume, "seed": seed, "device": device}
+    own = {"hold_out": held_out_choice(hold_out), "intrinsics": intrinsics}
     with Talk(talking) as talk:
+        _check(
+            [config is not None, fine_tune, self_supervised],
+            bool(scenes) and output is not None,
+            scenes is not None or output is not None or weights is not None,
+            own != {"hold_out": None, "intrinsics": None},
+            both != {"steps": None, "resume": False, "seed": 0, "device": "auto"},
+        )
         if config is not None:
-            from flarecli.train.loop import train_from_toml
-
-            with talk.progress() as on_progress:
-                made = train_from_toml(config, on_progress, **({} if minutes is None else {"minutes": minutes}))
-            talk.say(f"wrote {made}")
-            talk.result({"command": "train", "exit_code": 0, "checkpoint": made})
+            _run(talk, config, {} if minutes is None else {"minutes": minutes})
             return
         assert scenes and output is not None  # looked at above
+        usual = _FINE_TUNE_MINUTES if fine_tune else _SELF_SUPERVISED_MINUTES
+        both |= {"minutes": usual if minutes is None and steps is None else minutes}
+        both |= {"output": output, "weights": weights}
         if fine_tune:
-            from flarecli.train.finetune import fine_tune as fine_tune_on
-
-            limit = _FINE_TUNE_MINUTES if minutes is None else minutes
-            with talk.progress() as on_progress:
-                made = fine_tune_on(scenes, output, minutes=limit, weights=weights, on_progress=on_progress)
-            talk.say(f"wrote {made}")
-            talk.result({"command": "train", "exit_code": 0, "weights": made})
-            return
-        limit = _SELF_SUPERVISED_MINUTES if minutes is None and steps is None else minutes
-        own |= {"sources": tuple(map(str, scenes)), "output": output, "weights": weights, "minutes": limit}
-        _adapt(talk, own)
+            _fine_tune(talk, {"scenes": tuple(scenes)} | both)
+        else:
+            _adapt(talk, {"sources": tuple(map(str, scenes))} | own | both)
 
 
-def _check(ways: list[bool], has_scenes_and_output: bool, has_any: bool, has_self_options: bool) -> None:
+def _check(
+    ways: list[bool], has_scenes_and_output: bool, has_any: bool, has_self_options: bool, has_run_options: bool
+) -> None:
     """Refuse options that contradict each other."""
     config, fine_tune, self_supervised = ways
     if sum(ways) != 1:
@@ -141,14 +134,36 @@ def _check(ways: list[bool], has_scenes_and_output: bool, has_any: bool, has_sel
         )
     if config and has_any:
         raise InputError("--config takes no SCENES, --output or --weights", "write them into the file")
+    if config and has_run_options:
+        raise InputError(
+            "--config takes no --steps, --seed or --device, and always goes on where it was",
+            "write max_steps, seed and device into the file",
+        )
     if (fine_tune or self_supervised) and not has_scenes_and_output:
         way, what = ("--fine-tune", "SCENES") if fine_tune else ("--self-supervised", "PHOTOS")
         raise InputError(f"{way} needs {what} and --output", "see flare train --help")
     if has_self_options and not self_supervised:
-        raise InputError(
-            "--steps, --hold-out, --intrinsics, --resume, --seed and --device are for --self-supervised",
-            "see flare train --help",
-        )
+        raise InputError("--hold-out and --intrinsics are for --self-supervised", "see flare train --help")
+
+
+def _run(talk: Talk, config: Path, overrides: dict[str, Any]) -> None:
+    from flarecli.train.loop import train_from_toml
+    from flarecli.train.ship import WEIGHTS_NAME
+
+    with talk.progress() as on_progress:
+        checkpoint = train_from_toml(config, on_progress, **overrides)
+    weights = checkpoint.parent / WEIGHTS_NAME
+    talk.say(f"wrote {checkpoint} and {weights}")
+    talk.result({"command": "train", "exit_code": 0, "checkpoint": checkpoint, "weights": weights})
+
+
+def _fine_tune(talk: Talk, options: dict[str, Any]) -> None:
+    from flarecli.train.finetune import FineTuneJob, fine_tune
+
+    with talk.progress() as on_progress:
+        made = fine_tune(FineTuneJob(**options), on_progress)
+    talk.say(f"wrote {made}")
+    talk.result({"command": "train", "exit_code": 0, "weights": made})
 
 
 def _adapt(talk: Talk, options: dict[str, Any]) -> None:

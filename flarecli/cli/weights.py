@@ -72,13 +72,13 @@ def pull_weights(
     from flarecli.model.download import pull
     from flarecli.model.hub import licence_check, licence_notice
 
-    spec = find_model(model)
-    licence_check(spec, license_policy)
     with Talk(talking) as talk:
+        spec = find_model(model)
+        licence_check(spec, license_policy)
         talk.say(licence_notice(spec))
         with talk.progress() as on_progress:
             path = pull(spec, offline=offline, on_progress=on_progress)
-    _print_path("pull", model, path, talk)
+        _print_path("pull", model, path, talk)
 
 
 @app.command("path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flarecli.errors import OutputExists, WeightsError
-from flarecli.model.digests import file_sha256
+from flarecli.errors import OutputError, OutputExists, WeightsError, first_line
+from flarecli.model.digests import content_sha256
 from flarecli.model.keys import KeyRule, our_name
+from flarecli.model.shards import AVERAGE, load_shards
 
 _SHOWN_KEYS = 5
 _LFS_MAGIC = b"version https://git-lfs"
@@ -68,9 +70,13 @@ def load_weights(
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file under the names that it gives them, without a leading ``module.``.
 
+    Of a checkpoint folder of our own training they are the averaged ones.
+
     Raises:
         WeightsError: the file is missing, damaged, hostile, or holds something else.
     """
+    if path.is_dir():
+        return load_shards(path, AVERAGE)
     kind = _file_kind(path)
     content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path, mapped=kind == "zip")
     for name in ("model", "state_dict"):
@@ -141,6 +147,7 @@ def convert(
     key_rules: Sequence[KeyRule] = (),
     *,
     metadata: Mapping[str, str] | None = None,
+    store: Callable[[Tensor], Tensor] = Tensor.contiguous,
     overwrite: bool = False,
 ) -> Path:
     """Rewrite a checkpoint as safetensors with our names; parameters that inference never uses are left out.
@@ -151,28 +158,35 @@ def convert(
         build: makes the network that the weights must fit.
         key_rules: how the names in the file become ours.
         metadata: kept in the file beside the checksum of the source, for example model and licence.
+        store: gives a weight the form that it has in the file.
         overwrite: replace an existing target.
 
     Raises:
         WeightsError: the source is not a checkpoint of this network.
         OutputExists: the target is there and is not to be replaced.
+        OutputError: the target can't be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         raise OutputExists(f"{target} exists", "use --overwrite or another file name")
     state = rename_state(read_state_dict(source), key_rules, source)
     with torch.device("meta"):
         expected = build().state_dict()
     fit_state(state, expected, source)
-    header = {"format": "pt", **(metadata or {}), "source_sha256": file_sha256(source)}
-    target.parent.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt", **(metadata or {}), "source_sha256": content_sha256(source)}
     unfinished = target.with_name(f".{target.name}.part")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished, metadata=header)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: store(tensor) for name, tensor in state.items()}, unfinished, metadata=header)
         unfinished.replace(target)
+    except (OSError, SafetensorError) as error:
+        hint = "choose another place, or look at its permissions and its space"
+        raise OutputError(f"{target} can't be written: {first_line(error)}", hint) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing is left behind
+            unfinished.unlink(missing_ok=True)
     return target
 
 
@@ -203,7 +217,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
-        raise WeightsError(f"{path}: damaged safetensors file ({_first_line(error)})", _DAMAGED) from error
+        raise WeightsError(f"{path}: damaged safetensors file ({first_line(error)})", _DAMAGED) from error
 
 
 def _read_torch(path: Path, *, mapped: bool) -> Any:
@@ -213,7 +227,7 @@ def _read_torch(path: Path, *, mapped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _LOAD_ERRORS as error:
         what = "refused: it holds more than weights" if isinstance(error, pickle.UnpicklingError) else "damaged"
-        raise WeightsError(f"{path}: {what} ({_first_line(error)})", _DAMAGED) from error
+        raise WeightsError(f"{path}: {what} ({first_line(error)})", _DAMAGED) from error
 
 
 def _fill_computed_buffers(network: nn.Module, build: Callable[[], nn.Module]) -> None:
@@ -230,9 +244,3 @@ def _fill_computed_buffers(network: nn.Module, build: Callable[[], nn.Module]) -
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
-
-
-def _first_line(error: BaseException) -> str:
-    with suppress(IndexError):
-        return str(error).strip().splitlines()[0][:200]
-    return type(error).__name__

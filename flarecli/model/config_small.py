@@ -61,6 +61,8 @@ class FlareSmallConfig:
             raise ValueError("the stem needs at least two convolutions")
         if self.conditioning not in get_args(Conditioning):
             raise ValueError(f"conditioning must be one of {', '.join(get_args(Conditioning))}")
+        if self.head_width % 4:
+            raise ValueError(f"rotary positions need a head width that is a multiple of 4, not {self.head_width}")
         for name, dim in (("stem", self.stem[-1]), ("width", self.width)):
             if dim % self.head_width or dim % 4:
                 raise ValueError(f"{name} {dim} is no multiple of the head width {self.head_width}")
@@ -85,14 +87,37 @@ class FlareSmallConfig:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> FlareSmallConfig:
-        """Inverse of :meth:`to_dict`.
+    def from_dict(values: Any) -> FlareSmallConfig:
+        """Inverse of :meth:`to_dict`, for values that a file of anybody may hold.
 
         Raises:
-            TypeError: unknown or missing keys.
+            TypeError: no table, or unknown or missing keys.
+            ValueError: a value is of another type than it should be, or larger than any network of this kind.
         """
+        if not isinstance(values, dict):
+            raise TypeError("the sizes must be a table")
+        for key, value in values.items():
+            if not _sensible(key, value):
+                raise ValueError(f"{key} can't be {str(value)[:40]}")
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return FlareSmallConfig(**plain)
+
+
+_MOST_CHANNELS, _MOST_STRIDES = 4096, 5
+_MOST_BLOCKS = {"encoder_depth", "coarse_pairs", "local_pairs", "global_pairs", "pose_trunk", "pose_iterations"}
+
+
+def _sensible(key: str, value: Any) -> bool:
+    """Whether a value of a foreign file has the type of this field and a size that the network can be built with."""
+    if key == "stem":
+        return isinstance(value, list) and len(value) <= _MOST_STRIDES and all(_sensible("channels", v) for v in value)
+    if key in {"conditioning", "gaussians"}:
+        return isinstance(value, str if key == "conditioning" else bool)
+    if isinstance(value, bool):
+        return False
+    if key == "rope_span":
+        return isinstance(value, int | float) and 0 < value <= _MOST_CHANNELS
+    return isinstance(value, int) and 1 <= value <= (64 if key in _MOST_BLOCKS else _MOST_CHANNELS)
 
 
 SIZES = {

@@ -150,7 +150,7 @@ class FlareSmall(nn.Module):
         )
 
     def _encode(self, rgb: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        fine, tokens = self.stem(rgb.flatten(0, 1), grid.portrait)
+        fine, tokens = self.stem(rgb.flatten(0, 1), grid.sides)
         x = tokens.flatten(2).transpose(1, 2)
         x = x + position_features(grid.positions.flatten(0, 1), self.config.encoder_width)
         rope = grid.rope(self.config.head_width, False, False)
@@ -162,12 +162,12 @@ class FlareSmall(nn.Module):
         return self.pool[index](torch.cat([tokens.mean(2), tokens.amax(2)], -1))
 
     def _dense_descriptors(self, encoded: Tensor, decoded: Tensor, fine: Tensor, grid: Grid) -> Tensor:
-        maps = self.describe(grid.cells(encoded, decoded), fine, grid.portrait)
+        maps = self.describe(grid.cells(encoded, decoded), fine, grid.sides)
         return functional.normalize(maps, dim=1).unflatten(0, grid.shape[:2])
 
     def _local(self, encoded: Tensor, decoded: Tensor, fine: Tensor, grid: Grid, pose: Tensor) -> PointMaps:
         """Points along the rays of the predicted focal length, which the head may correct."""
-        depth, correction, confidence = self.local_points(grid.cells(encoded, decoded), fine, grid.portrait)
+        depth, correction, confidence = self.local_points(grid.cells(encoded, decoded), fine, grid.sides)
         depth, correction = depth.unflatten(0, grid.shape[:2]), correction.unflatten(0, grid.shape[:2])
         points = depth[..., None] * (grid.rays_of(pose) + correction)
         return PointMaps(points, confidence.unflatten(0, grid.shape[:2]))
@@ -175,14 +175,18 @@ class FlareSmall(nn.Module):
     def _global(
         self, encoded: Tensor, decoded: Tensor, fine: Tensor, grid: Grid, cameras: tuple[Tensor, Tensor]
     ) -> PointMaps:
-        """Rays of the conditioning poses at predicted depths; one predicted number per scene scales translations."""
+        """Rays of the conditioning poses at predicted depths; one predicted number per scene scales translations.
+
+        Points are turned in float32 also under autocast: bfloat16 would leave about a hundred different depths.
+        """
         pose, states = cameras
-        depth, correction, confidence = self.global_points(grid.cells(encoded, decoded), fine, grid.portrait)
+        depth, correction, confidence = self.global_points(grid.cells(encoded, decoded), fine, grid.sides)
         depth, correction = depth.unflatten(0, grid.shape[:2]), correction.unflatten(0, grid.shape[:2])
         matrices = pose_matrices(pose)
-        points = torch.einsum(
-            "bvij,bvhwj->bvhwi", matrices[..., :3, :3], depth[..., None] * (grid.rays_of(pose) + correction)
-        )
+        with torch.autocast(depth.device.type, enabled=False):
+            points = torch.einsum(
+                "bvij,bvhwj->bvhwi", matrices[..., :3, :3], depth[..., None] * (grid.rays_of(pose) + correction)
+            )
         scale = self.baseline(states.mean(1)).float().clamp(-5, 5).exp()[:, None]
         return PointMaps(
             points + (scale * matrices[..., :3, 3])[:, :, None, None], confidence.unflatten(0, grid.shape[:2])

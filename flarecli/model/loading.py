@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flarecli.errors import WeightsError
 from flarecli.model.checkpoints import convert, load_weights, read_state_dict
@@ -18,7 +19,9 @@ from flarecli.model.config import find_model
 from flarecli.model.config_small import GAUSSIAN_PART, FlareSmallConfig
 from flarecli.model.digests import remembered_sha256
 from flarecli.model.hub import LicencePolicy, first_use_notice, licence_check, locate, pull_hint, weights_of
+from flarecli.model.shards import compact
 from flarecli.model.spec import ModelSpec
+from flarecli.model.stated import stated_config
 from flarecli.scene.views import Prediction, Views
 
 LOGGER = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ class LoadedModel:
 
     Attributes:
         network: in evaluation mode, on its device.
-        spec: row of the table of models.
+        spec: row of the table of models, with the sizes that the weights have.
         weights_path: the file, or None for a network without weights of its own (tests of the program).
         weights_sha256: checksum of the file, or None.
         licence: licence of the weights.
@@ -58,14 +61,20 @@ def network_builder(spec: ModelSpec) -> Callable[[], nn.Module]:
     return lambda: network_class(spec.config)
 
 
-def _builder_for(spec: ModelSpec, path: Path) -> Callable[[], nn.Module]:
-    """As :func:`network_builder`, without a Gaussian head for weights that are older than it."""
-    config = spec.config
-    if isinstance(config, FlareSmallConfig) and config.gaussians:
-        names = read_state_dict(path)
-        if not any(name.startswith(GAUSSIAN_PART) for name in names):
-            spec = replace(spec, config=replace(config, gaussians=False))
-    return network_builder(spec)
+def _as_stated(spec: ModelSpec, path: Path) -> ModelSpec:
+    """The row of the small network with the sizes of these weights, which need not be those of the shipped ones.
+
+    Images must then be whole patches of that size. Weights that are older than the Gaussian head do without it.
+
+    Raises:
+        WeightsError: the weights can't be read, or state sizes that no network has.
+    """
+    if not isinstance(spec.config, FlareSmallConfig):
+        return spec
+    config = stated_config(path) or spec.config
+    if config.gaussians and not any(name.startswith(GAUSSIAN_PART) for name in read_state_dict(path)):
+        config = replace(config, gaussians=False)
+    return replace(spec, config=config, canvas=replace(spec.canvas, multiple=config.patch))
 
 
 def load_model(
@@ -104,7 +113,8 @@ def load_model(
             hint += " (needs the network; or copy the file here and give it with --weights)"
         raise WeightsError(f"the weights of {name} ({weights_of(spec).filename}) are not on this machine", hint)
     rules = () if spec.weights is None else spec.weights.key_rules
-    network = load_weights(_builder_for(spec, path), path, device, rules)
+    spec = _as_stated(spec, path)
+    network = load_weights(network_builder(spec), path, device, rules)
     if notice := first_use_notice(spec):
         LOGGER.info(notice)
     licence = "none" if spec.weights is None else spec.weights.licence
@@ -114,13 +124,20 @@ def load_model(
 def convert_weights(name: str, source: Path, target: Path, *, overwrite: bool = False) -> Path:
     """Rewrite a checkpoint of a model as safetensors with its licence and origin inside.
 
+    The source may also be a checkpoint folder of a training of the small network, whose averaged weights are taken;
+    weights of that network are stored as they are shipped, matrices in half precision.
+
     Raises:
         InputError: there is no such model.
         WeightsError: the source is not a checkpoint of this model.
         OutputExists: the target is there and is not to be replaced.
+        OutputError: the target can't be written.
     """
     spec = find_model(name)
     weights = weights_of(spec)
     metadata = {"model": spec.name, "licence": weights.licence, "source": weights.source}
-    rules = weights.key_rules
-    return convert(source, target, network_builder(spec), rules, metadata=metadata, overwrite=overwrite)
+    spec, store = _as_stated(spec, source), Tensor.contiguous
+    if isinstance(spec.config, FlareSmallConfig):
+        metadata["config"], store = json.dumps(spec.config.to_dict()), compact
+    build, rules = network_builder(spec), weights.key_rules
+    return convert(source, target, build, rules, metadata=metadata, store=store, overwrite=overwrite)

@@ -65,11 +65,11 @@ class GaussianHead(nn.Module):
             local: camera-centric points, for depth and confidence.
             grid: where everything is.
         """
-        maps = self.maps(tokens.detach(), fine.detach(), grid.portrait)
+        maps = self.maps(tokens.detach(), fine.detach(), grid.sides)
         if self.stride > 1:
-            maps = upright(nn.PixelShuffle(self.stride), grid.portrait, maps)
+            maps = upright(nn.PixelShuffle(self.stride), grid.sides, maps)
         pixels = torch.cat([maps, rgb.flatten(0, 1) * 2 - 1, _geometry(local).flatten(0, 1)], 1)
-        raw = upright(self._upright, grid.portrait, pixels).unflatten(0, rgb.shape[:2])
+        raw = upright(self._upright, grid.sides, pixels).unflatten(0, rgb.shape[:2])
         return activate(raw, rgb)
 
     def _upright(self, pixels: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,19 +16,39 @@ MAX_VIEWS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sides:
+    """Which images of a batch are stored transposed.
+
+    These are indices, found once for all parts of the network: on CUDA every use of a mask waits for the device.
+
+    Attributes:
+        landscape: images stored as they are.
+        portrait: images stored transposed.
+    """
+
+    landscape: Int[Tensor, "L"]
+    portrait: Int[Tensor, "P"]
+
+    @staticmethod
+    def of(portrait: Bool[Tensor, "N"]) -> Sides:
+        """From one flag per image."""
+        return Sides((~portrait).nonzero()[:, 0], portrait.nonzero()[:, 0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Grid:
     """Where the pixels and tokens of a batch are.
 
     Attributes:
         shape: scenes, views, rows and columns of tokens.
-        portrait: views stored transposed, scene by scene.
+        sides: views stored transposed, scene by scene.
         positions: (row, column) of the tokens of the upright images in [-1, 1] along the long side.
         rays: (x, y) of the pixels of the upright images in units of the long side, 0 in the centre.
         span: rotary positions run over this many units along the long side.
     """
 
     shape: tuple[int, int, int, int]
-    portrait: Bool[Tensor, "BV"]
+    sides: Sides
     positions: Float[Tensor, "B V N 2"]
     rays: Float[Tensor, "B V H W 2"]
     span: float
@@ -72,7 +92,7 @@ def make_grid(rgb: Float[Tensor, "B V 3 H W"], portrait: Bool[Tensor, "*B V"], c
     plane = _plane(height, width, portrait)
     cells = _plane(height // patch, width // patch, portrait).flatten(2, 3)
     shape = (batch, views, height // patch, width // patch)
-    return Grid(shape, portrait.flatten(), 2 * cells.flip(-1), plane, config.rope_span)
+    return Grid(shape, Sides.of(portrait.flatten()), 2 * cells.flip(-1), plane, config.rope_span)
 
 
 def _plane(height: int, width: int, portrait: Tensor) -> Tensor:

@@ -6,33 +6,32 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flarecli.model.config_small import FlareSmallConfig
 from flarecli.model.layers import EncBlock, Mlp, spread
-from flarecli.model.small_grid import Grid
+from flarecli.model.small_grid import Grid, Sides
 from flarecli.model.small_pose import POSE_NUMBERS
 
 _MAX_LOG_SCALE = 8.0
 
 
-def upright(
-    module: Callable[..., Tensor], portrait: Bool[Tensor, "N"], *stored: Float[Tensor, "N C H W"]
-) -> Float[Tensor, "N D h w"]:
+def upright(module: Callable[..., Tensor], sides: Sides, *stored: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
     """Apply a convolutional module to images as the photographer saw them.
 
     Portrait images come transposed, are turned upright, and the result is stored transposed again.
     """
-    if not bool(portrait.any()):
+    if not len(sides.portrait):
         return module(*stored)
-    if bool(portrait.all()):
+    if not len(sides.landscape):
         return module(*(s.transpose(-1, -2) for s in stored)).transpose(-1, -2)
-    landscape = module(*(s[~portrait] for s in stored))
-    turned = module(*(s[portrait].transpose(-1, -2) for s in stored)).transpose(-1, -2)
-    whole = landscape.new_empty(len(portrait), *landscape.shape[1:])
-    whole[~portrait], whole[portrait] = landscape, turned
+    # Indexing keeps the memory format that convolutions are fast in, index_select does not.
+    landscape = module(*(s[sides.landscape] for s in stored))
+    turned = module(*(s[sides.portrait].transpose(-1, -2) for s in stored)).transpose(-1, -2)
+    whole = landscape.new_empty(len(stored[0]), *landscape.shape[1:])
+    whole[sides.landscape], whole[sides.portrait] = landscape, turned
     return whole
 
 
@@ -56,10 +55,10 @@ class Stem(nn.Module):
             nn.Conv2d(channels[-2], channels[-1], 3, 2, 1),
         )
 
-    def forward(self, rgb: Float[Tensor, "N 3 H W"], portrait: Bool[Tensor, "N"]) -> tuple[Tensor, Tensor]:
+    def forward(self, rgb: Float[Tensor, "N 3 H W"], sides: Sides) -> tuple[Tensor, Tensor]:
         """Fine features (N, F, H/s, W/s) and token features (N, C, H/p, W/p), in landscape storage."""
-        fine = upright(self.fine, portrait, (rgb * 2 - 1).contiguous(memory_format=torch.channels_last))
-        return fine, upright(self.coarse, portrait, fine)
+        fine = upright(self.fine, sides, (rgb * 2 - 1).contiguous(memory_format=torch.channels_last))
+        return fine, upright(self.coarse, sides, fine)
 
 
 def _down(inner: int, outer: int) -> nn.Sequential:
@@ -184,10 +183,10 @@ class DenseHead(nn.Module):
         spread(self.out.weight, 0.02)
 
     def forward(
-        self, tokens: Float[Tensor, "N h w C"], fine: Float[Tensor, "N F H W"], portrait: Bool[Tensor, "N"]
+        self, tokens: Float[Tensor, "N h w C"], fine: Float[Tensor, "N F H W"], sides: Sides
     ) -> Float[Tensor, "N outputs H W"]:
         """Maps at the stride of the dense heads, in landscape storage."""
-        return upright(self._upright, portrait, self.tokens(tokens).permute(0, 3, 1, 2), fine)
+        return upright(self._upright, sides, self.tokens(tokens).permute(0, 3, 1, 2), fine)
 
     def _upright(self, grid: Tensor, fine: Tensor) -> Tensor:
         cells = (self.shuffle(grid) + self.skip(fine)).contiguous(memory_format=torch.channels_last)
@@ -203,10 +202,10 @@ class PointHead(nn.Module):
         self.maps = DenseHead(config, 5 * self.stride**2)
 
     def forward(
-        self, tokens: Float[Tensor, "N h w C"], fine: Float[Tensor, "N F H W"], portrait: Bool[Tensor, "N"]
+        self, tokens: Float[Tensor, "N h w C"], fine: Float[Tensor, "N F H W"], sides: Sides
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Depth (N, H, W) > 0, ray correction (N, H, W, 3) and confidence (N, H, W) > 1."""
-        cells = self.maps(tokens, fine, portrait)
-        maps = upright(nn.PixelShuffle(self.stride), portrait, cells) if self.stride > 1 else cells
+        cells = self.maps(tokens, fine, sides)
+        maps = upright(nn.PixelShuffle(self.stride), sides, cells) if self.stride > 1 else cells
         depth = maps[:, 0].clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp()
         return depth, maps[:, 1:4].permute(0, 2, 3, 1), 1 + maps[:, 4].clamp(max=_MAX_LOG_SCALE).exp()

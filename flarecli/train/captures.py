@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from flarecli.geometry.projection import map_pixels, photo_pixels, pixel_grid
 from flarecli.images.preparing import choose_canvas
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.reconstruction import DepthMap, Tracks
-from flarecli.train.data import STORED_VIEWS, pack_arrays
+from flarecli.train.data import STORED_VIEWS, clear_shards, pack_arrays
 from flarecli.train.generator import Batch
 from flarecli.train.sampling import known_depth, measured_alone, sample_colours, sparse_depth
 
@@ -104,7 +103,7 @@ class _View:
 def capture_shards(
     captures: Sequence[Capture], folder: Path, long_side: int, *, multiple: int = 8, seed: int = 0
 ) -> int:
-    """Write training shards, replacing the folder; every photo starts a few sets of overlapping views.
+    """Write training shards, replacing earlier ones; every photo starts a few sets of overlapping views.
 
     Args:
         captures: at least one.
@@ -117,9 +116,9 @@ def capture_shards(
         Number of scenes written.
 
     Raises:
-        InputError: a photo can't be read, or no two photos overlap.
+        InputError: a photo can't be read, no two photos overlap, or the folder holds something else than shards.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    clear_shards(folder)
     folder.mkdir(parents=True)
     rng, total, number = np.random.default_rng(seed), 0, 0
     for capture in captures:

@@ -1,4 +1,4 @@
-"""Checkpoints that travel: half-precision safetensors shards of at most 16 MiB and a small JSON state."""
+"""Checkpoints: half-precision safetensors shards, each of at most 16 MiB, and a small JSON state."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flarecli.errors import InputError, WeightsError
+from flarecli.errors import InputError, WeightsError, first_line
 from flarecli.model.config_small import GAUSSIAN_PART
-
-MAX_SHARD = 16 * 2**20
+from flarecli.model.shards import AVERAGE, load_shards, load_single, save_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,61 +34,13 @@ class TrainState:
     size: str
 
 
-def compact(tensor: Tensor) -> Tensor:
-    """A weight as it is stored: matrices in half, vectors in single precision, contiguous on the CPU."""
-    return tensor.detach().cpu().to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
-
-
-def save_shards(tensors: Mapping[str, Tensor], folder: Path, stem: str, limit: int = MAX_SHARD) -> list[Path]:
-    """Write compact tensors to ``stem-0000k-of-0000n.safetensors``, each of at most ``limit`` bytes where it can."""
-    groups: list[dict[str, Tensor]] = [{}]
-    used = 0
-    for name, tensor in tensors.items():
-        stored = compact(tensor)
-        if groups[-1] and used + stored.nbytes > limit:
-            groups.append({})
-            used = 0
-        groups[-1][name] = stored
-        used += stored.nbytes
-    paths = []
-    for k, group in enumerate(groups, 1):
-        path = folder / f"{stem}-{k:05d}-of-{len(groups):05d}.safetensors"
-        save_file(group, path)
-        paths.append(path)
-    return paths
-
-
-def load_shards(folder: Path, stem: str) -> dict[str, Tensor]:
-    """Read what :func:`save_shards` wrote, in single precision.
-
-    Raises:
-        WeightsError: shards are missing or damaged.
-    """
-    paths = sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
-    if not paths or len(paths) != int(paths[0].stem.rsplit("-", 1)[1]):
-        raise WeightsError(f"{folder} has an incomplete set of {stem} shards", "restore the missing files")
-    tensors: dict[str, Tensor] = {}
-    for path in paths:
-        tensors |= _read(path)
-    return tensors
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        # Copies: what safetensors returns is a view of the file, which a later checkpoint may replace.
-        return {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        hint = "give a checkpoint folder, or a safetensors file of this network"
-        raise WeightsError(f"can't read {path}: {error}", hint) from error
-
-
 def load_start(path: Path) -> dict[str, Tensor]:
     """Weights to begin with, in single precision: the average of a checkpoint folder, or a shipped weights file.
 
     Raises:
         WeightsError: they are missing or damaged.
     """
-    return load_shards(path, "ema") if path.is_dir() else _read(path)
+    return load_shards(path, AVERAGE) if path.is_dir() else load_single(path)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -108,18 +56,34 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> Non
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor], state: TrainState) -> None:
-    """Replace the checkpoint in ``folder`` as a whole; an interruption leaves the old or the new one."""
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    """Replace the checkpoint in ``folder`` as a whole; interrupted, it leaves one that :func:`take_back` finds."""
+    partial, old = folder.with_name(folder.name + ".partial"), _earlier(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_shards(weights, partial, "model")
-    save_shards(ema, partial, "ema")
-    (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
-    shutil.rmtree(old, ignore_errors=True)
+    save_average(ema, partial, state)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def save_average(ema: Mapping[str, Tensor], folder: Path, state: TrainState) -> None:
+    """Write averaged weights and state into a folder that is there: all that another run needs to start from them."""
+    save_shards(ema, folder, AVERAGE)
+    (folder / "state.json").write_text(json.dumps(asdict(state), indent=1))
+
+
+def take_back(folder: Path) -> bool:
+    """Whether there is a checkpoint; one that a save was interrupted in replacing gets its place back."""
+    if not folder.exists() and _earlier(folder).exists():
+        _earlier(folder).rename(folder)
+    return folder.exists()
+
+
+def _earlier(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".old")
 
 
 def load_state(folder: Path) -> TrainState:
@@ -130,6 +94,6 @@ def load_state(folder: Path) -> TrainState:
     """
     try:
         return TrainState(**json.loads((folder / "state.json").read_text()))
-    except (OSError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, TypeError, ValueError) as error:
         hint = "give the folder checkpoint of a training's output"
-        raise InputError(f"{folder} is no training checkpoint: {error}", hint) from error
+        raise InputError(f"{folder} is no training checkpoint: {first_line(error)}", hint) from error

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
 from flarecli.train.losses import LossWeights
+from flarecli.train.ranges import PHASE_RANGES, RUN_RANGES, WEIGHT_RANGES, check_ranges
 
 _T = TypeVar("_T")
 
@@ -43,12 +44,13 @@ class Phase:
     images: int = 96
     views: tuple[int, ...] = (2,)
     view_weights: tuple[float, ...] = (1.0,)
-    canvases: tuple[tuple[int, int], ...] = ((168, 224), (144, 224), (128, 224), (192, 192))
+    canvases: tuple[tuple[int, int], ...] = ((160, 224), (144, 224), (128, 224), (192, 192))
     train_only: str | None = None
     targets: int = 0
     halved: float = 0.0
 
     def __post_init__(self) -> None:
+        check_ranges(self, "of a phase", PHASE_RANGES)
         if len(self.views) != len(self.view_weights):
             raise InputError("views and view_weights of a phase must have the same length", "give each its weight")
         if self.stages not in {1, 3}:
@@ -61,10 +63,12 @@ class Phase:
                 f"train_only of a phase must be 'gaussians', not {self.train_only!r}",
                 "leave it out to train everything",
             )
-        if not 0 <= self.photo_share <= 1:
+        if sum(self.view_weights) <= 0:
+            raise InputError("one of the view_weights of a phase must be above 0", "say how often each number occurs")
+        if not self.canvases or any(height > width for height, width in self.canvases):
             raise InputError(
-                f"photo_share of a phase must be between 0 and 1, not {self.photo_share}",
-                "give the share of the steps that see photos",
+                "canvases of a phase must be pairs (height, width) that are not taller than wide",
+                "turn them; photos in portrait format are stored lying",
             )
         if self.train_only is None and (self.targets or self.halved):
             raise InputError(
@@ -87,7 +91,7 @@ class TrainConfig:
         texture_size: side of the textures in pixels.
         validation: folder of held-out shards, or None.
         device: auto, cpu, cuda, cuda:N.
-        threads: CPU threads of torch.
+        threads: CPU threads of torch; None leaves them as they are.
         compile: translate the attention blocks by torch.compile, which needs a C++ compiler and up to two minutes
             at the start of every run. From 192 px on it pays on the CPU too.
         seed: seed of weights, batches and noise.
@@ -114,7 +118,7 @@ class TrainConfig:
     texture_size: int = 128
     validation: str | None = None
     device: str = "auto"
-    threads: int = 1
+    threads: int | None = None
     compile: bool = False
     seed: int = 0
     lr: float = 8e-4
@@ -133,6 +137,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise InputError(f"unknown network size {self.size!r}", f"use one of {', '.join(SIZES)}")
+        check_ranges(self, "of a training", RUN_RANGES)
+        check_ranges(self.weights, "among the weights", WEIGHT_RANGES)
+        patch = SIZES[self.size].patch
+        for height, width in (c for phase in self.phases if phase.shards is None for c in phase.canvases):
+            if height % patch or width % patch:
+                raise InputError(
+                    f"canvases of size {self.size} must have sides that are multiples of {patch}, not {height}x{width}",
+                    f"round them to multiples of {patch}",
+                )
         if not self.phases or abs(sum(p.share for p in self.phases) - 1) > 1e-6:
             raise InputError("the shares of the phases must add up to 1", "change them so that they do")
 
@@ -187,7 +200,10 @@ def _make(kind: type[_T], values: Any, where: str) -> _T:
     wrong = [name for name, value in given.items() if not _fits(value, types[name])]
     if wrong:
         raise InputError(f"{where}: {wrong[0]} can't be {given[wrong[0]]!r}", f"its type is {known[wrong[0]].type}")
-    return kind(**given)
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(f"{where}: {error.message}", error.hint) from error
 
 
 def _fits(value: Any, wanted: Any) -> bool:

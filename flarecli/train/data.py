@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -186,6 +187,23 @@ def prerender(
         partial.rename(target)
         if on_progress:
             on_progress("render", index + 1, plan.shards)
+
+
+def clear_shards(folder: Path) -> None:
+    """Take away the shards of a folder and the folder itself, where nobody put anything else there.
+
+    Raises:
+        InputError: it holds something else, or is no folder.
+    """
+    if not folder.exists():
+        return
+    ours = re.compile(rf"shard-\d{{5,}}(/({'|'.join(f.name for f in fields(Batch))})\.npy)?")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    foreign = [name for name in names if not ours.fullmatch(name)]
+    if foreign or folder.is_symlink() or not folder.is_dir():
+        found = f"holds {foreign[0]}, which is no training shard" if foreign else "is no folder"
+        raise InputError(f"{folder} {found}", "move it away, or choose another folder")
+    shutil.rmtree(folder)
 
 
 def vary(batch: Batch, draw: Draw) -> Batch:

@@ -20,23 +20,26 @@ from torch import Tensor, nn
 from flarecli.errors import InputError
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
+from flarecli.model.shards import AVERAGE, load_shards
 from flarecli.runtime import resolve_device
-from flarecli.train.checkpoint import TrainState, fill, load_shards, load_start, load_state, save_checkpoint
+from flarecli.train.checkpoint import TrainState, fill, load_start, load_state, save_checkpoint, take_back
 from flarecli.train.config import Phase, TrainConfig, load_config
-from flarecli.train.data import LiveSource, MixedSource, ShardSource, Source, vary
+from flarecli.train.data import ShardSource, Source, vary
 from flarecli.train.evaluate import evaluate_synthetic
 from flarecli.train.evaluate_rendering import evaluate_rendering
-from flarecli.train.generator import Batch, Generator
+from flarecli.train.generator import Batch
 from flarecli.train.losses import compute_losses
 from flarecli.train.optimizer import build_optimizers, learning_rate_factor, take_step
-from flarecli.train.parallel import Workers, workers
+from flarecli.train.parallel import Workers, is_first, workers
 from flarecli.train.primitives import Draw
 from flarecli.train.render_loss import halved, rendering_losses
+from flarecli.train.ship import check_target, export_weights
+from flarecli.train.sources import open_source
 from flarecli.train.targets import make_targets
-from flarecli.train.textures import list_textures, load_stack, split_textures
 
 Progress = Callable[[str, int, int], None]
 _SMOOTHING = 0.95
+_THOUSANDTHS = 1000  # of the run, by minutes or steps, in which its progress is told
 
 
 @dataclass(slots=True)
@@ -63,13 +66,22 @@ class _Run:
 def train_from_toml(path: Path, on_progress: Progress | None = None, **overrides: Any) -> Path:
     """Train as a TOML file says; ``overrides`` replace fields of :class:`TrainConfig`.
 
+    Beside the checkpoint, the averaged weights become a file that ``flare reconstruct --weights`` takes.
+
     Returns:
         The folder of the last checkpoint.
 
     Raises:
         InputError: unknown keys, missing data, or values that do not fit.
+        OutputExists: the output holds a weights file that is not of this run.
+        OutputError: the weights file can't be written.
     """
-    return run(load_config(path, overrides), on_progress)
+    config = load_config(path, overrides)
+    target = check_target(Path(config.output)) if is_first() else None
+    checkpoint = run(config, on_progress)
+    if target is not None:
+        export_weights(checkpoint, target, {})
+    return checkpoint
 
 
 def run(config: TrainConfig | Path, on_progress: Progress | None = None) -> Path:
@@ -89,8 +101,12 @@ def run(config: TrainConfig | Path, on_progress: Progress | None = None) -> Path
 def _train(config: TrainConfig, together: Workers, on_progress: Progress | None) -> Path:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
+    if together.leads:
+        take_back(output / "checkpoint")
+    together.wait()
     state = _prepare(config, together)
-    sources = [_open_source(config, phase, state) for phase in config.phases]
+    # A resumed run goes on with scenes that it has not seen.
+    sources = [open_source(config, phase, _seed(config, state), state.device) for phase in config.phases]
     held_out = ShardSource.open(Path(config.validation)) if config.validation else None
     checkpoint, saved = output / "checkpoint", state.minutes()
     with (output / "metrics.jsonl" if together.leads else Path(os.devnull)).open("a") as log:
@@ -113,11 +129,12 @@ def _train(config: TrainConfig, together: Workers, on_progress: Progress | None)
             if state.step % config.log_every == 0:
                 _log(log, state, {})
                 if on_progress and together.leads:
-                    on_progress("train", round(60 * minutes), round(60 * config.minutes))
+                    on_progress("train", round(_THOUSANDTHS * progress), _THOUSANDTHS)
 
 
 def _prepare(config: TrainConfig, together: Workers) -> _Run:
-    torch.set_num_threads(config.threads)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     device = resolve_device(config.device)
     network = FlareSmall(SIZES[config.size], config.pose_noise)
@@ -132,7 +149,7 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
                 "set size to that, or choose another output",
             )
         fill(network, load_shards(checkpoint, "model"), checkpoint)
-        fill(ema, load_shards(checkpoint, "ema"), checkpoint)
+        fill(ema, load_shards(checkpoint, AVERAGE), checkpoint)
     elif config.start:
         fill(network, load_start(Path(config.start)), Path(config.start))
         ema.load_state_dict(network.state_dict())
@@ -145,30 +162,12 @@ def _prepare(config: TrainConfig, together: Workers) -> _Run:
     return _Run(network, ema, optimizers, device, together, state.step, state.samples, state.minutes)
 
 
-def _open_source(config: TrainConfig, phase: Phase, state: _Run) -> Source:
-    source = _open_rendered(config, phase, state)
-    if phase.photos is None:
-        return source
-    return MixedSource(source, ShardSource.open(Path(phase.photos)), phase.photo_share)
-
-
-def _open_rendered(config: TrainConfig, phase: Phase, state: _Run) -> Source:
-    if phase.shards is not None:
-        return ShardSource.open(Path(phase.shards))
-    if config.textures is None:
-        raise InputError(
-            "a phase without shards renders on the fly and needs textures", "set textures to a folder of pictures"
-        )
-    files, _ = split_textures(list_textures(Path(config.textures)))
-    stack = load_stack(files, config.texture_size, state.device)
-    # A resumed run goes on with scenes that it has not seen.
-    seed = (config.seed * 1_000_003 + state.step) * state.workers.size + state.workers.rank
-    return LiveSource(Generator(stack, Draw.seeded(seed, state.device)), phase.canvases)
-
-
 def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, progress: float) -> dict[str, float]:
-    """One optimiser step. All randomness depends on the seed, the step and the rank alone."""
-    seed = (config.seed * 1_000_003 + state.step) * state.workers.size + state.workers.rank
+    """One optimiser step. Its randomness depends on seed, step and rank alone, but for scenes rendered on the fly.
+
+    Their source draws on from where it stands, so a resumed run sees others than one that was never stopped.
+    """
+    seed = _seed(config, state)
     draw = Draw.seeded(seed)
     torch.manual_seed(seed)
     views = phase.views[int(draw.choice(phase.view_weights, 1))]
@@ -188,6 +187,10 @@ def _step(config: TrainConfig, phase: Phase, source: Source, state: _Run, progre
     state.local_step += 1
     state.samples += scenes * state.workers.size
     return {**{name: float(term.detach()) for name, term in terms.items()}, "norm": norm, "rate": factor}
+
+
+def _seed(config: TrainConfig, state: _Run) -> int:
+    return (config.seed * 1_000_003 + state.step) * state.workers.size + state.workers.rank
 
 
 def _terms(config: TrainConfig, phase: Phase, state: _Run, batch: Batch, draw: Draw) -> dict[str, Tensor]:
@@ -215,9 +218,9 @@ def _autocast(device: torch.device) -> contextlib.AbstractContextManager[object]
 
 @torch.no_grad()
 def _average(ema: nn.Module, network: nn.Module, keep: float) -> None:
-    for slow, fast in zip(ema.parameters(), network.parameters(), strict=True):
-        if fast.requires_grad:  # averaging equal numbers would still turn -0 into 0
-            slow.lerp_(fast, 1 - keep)
+    # What stands still stays out: averaging equal numbers would still turn -0 into 0.
+    pairs = [pair for pair in zip(ema.parameters(), network.parameters(), strict=True) if pair[1].requires_grad]
+    torch.optim.swa_utils.get_ema_multi_avg_fn(keep)([slow for slow, _ in pairs], [fast for _, fast in pairs], 0)
 
 
 def _track(state: _Run, terms: dict[str, float]) -> None:

@@ -60,6 +60,11 @@ class Workers:
             dist.barrier()
 
 
+def is_first() -> bool:
+    """Whether this process is the first of those that torchrun started, or the only one; also outside of a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _device() -> torch.device:
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def load_scene(folder: Path, long_side: int, multiple: int) -> tuple[dict[str, P
         cameras = json.loads((folder / "cameras.json").read_text())["images"]
         subsets = json.loads((folder / "subsets.json").read_text())["subsets"]
         photos = {c["name"]: _load_photo(folder / "images" / c["name"], c, long_side, multiple) for c in cameras}
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         hint = "it needs cameras.json, subsets.json and the photos in images"
         raise InputError(f"{folder} is no folder of posed photos: {error}", hint) from error
     return photos, subsets
@@ -74,11 +75,39 @@ def _load_photo(path: Path, camera: dict, long_side: int, multiple: int) -> Pose
     return PosedPhoto(rgb.transpose(1, 2) if portrait else rgb, portrait, w2c, focal)
 
 
+def check_photos(folders: Sequence[Path], long_side: int, multiple: int, counts: Sequence[int]) -> None:
+    """Look whether :func:`evaluate_photos` will be able to measure on all these folders, for these numbers of photos.
+
+    Raises:
+        InputError: as :func:`evaluate_photos`.
+    """
+    for folder in folders:
+        photos, subsets = load_scene(folder, long_side, multiple)
+        for count in counts:
+            _chosen(folder, photos, subsets, count)
+
+
+def _chosen(folder: Path, photos: dict[str, PosedPhoto], subsets: list[dict], count: int) -> list[list[PosedPhoto]]:
+    """The subsets of ``count`` photos."""
+    try:
+        chosen = [[photos[name] for name in subset["images"]] for subset in subsets if subset["n"] == count]
+    except (KeyError, TypeError) as error:
+        message = f"{folder}: subsets.json has an entry without n or images, or names an unknown photo: {error}"
+        raise InputError(message, "correct it") from error
+    if not chosen:
+        raise InputError(f"{folder} has no subset of {count} photos", "add one to subsets.json")
+    if any(photo.rgb.shape != subset[0].rgb.shape for subset in chosen for photo in subset):
+        raise InputError(
+            f"{folder}: the photos of a subset have different shapes", "put photos of one shape into each subset"
+        )
+    return chosen
+
+
 @torch.no_grad()
 def evaluate_photos(
     network: FlareSmall, folders: list[Path], long_side: int, count: int = 2
 ) -> dict[str, dict[str, float]]:
-    """Relative pose errors of all subsets of ``count`` photos, by scene and as ``mean``.
+    """Relative pose errors of all subsets of ``count`` photos, by scene and as ``mean``, on the device of the network.
 
     Returns:
         Per scene ``rotation``, ``direction`` (median degrees over pairs) and ``auc30`` for the coarse pose, the refined
@@ -92,9 +121,7 @@ def evaluate_photos(
     table: dict[str, dict[str, float]] = {}
     for folder in folders:
         photos, subsets = load_scene(folder, long_side, network.config.patch)
-        chosen = [[photos[name] for name in subset["images"]] for subset in subsets if subset["n"] == count]
-        if not chosen:
-            raise InputError(f"{folder} has no subset of {count} photos", "add one to subsets.json")
+        chosen = _chosen(folder, photos, subsets, count)
         table[folder.name] = _summary([_subset_errors(network, each) for each in chosen])
     table["mean"] = {key: float(np.mean([row[key] for row in table.values()])) for key in next(iter(table.values()))}
     return table
@@ -112,12 +139,12 @@ def _summary(rows: list[dict[str, Tensor]]) -> dict[str, float]:
 
 
 def _subset_errors(network: FlareSmall, photos: list[PosedPhoto]) -> dict[str, Tensor]:
-    height = max(p.rgb.shape[1] for p in photos)
-    width = max(p.rgb.shape[2] for p in photos)
-    if any(p.rgb.shape[1:] != (height, width) for p in photos):
-        raise InputError("the photos of a subset have different shapes", "put photos of one shape into each subset")
-    portrait = torch.tensor([p.portrait for p in photos])
-    prediction = network.predict(Views(torch.stack([p.rgb for p in photos]), portrait))
+    portrait, device = torch.tensor([p.portrait for p in photos]), next(network.parameters()).device
+    prediction = network.predict(Views(torch.stack([p.rgb for p in photos]), portrait).to(device))
+    prediction = replace(
+        prediction,
+        **{f.name: each.cpu() for f in fields(prediction) if isinstance(each := getattr(prediction, f.name), Tensor)},
+    )
     c2w = torch.linalg.inv(torch.stack([p.w2c for p in photos]))
     truth = (torch.linalg.inv(c2w[:1]) @ c2w).float()
     first, second = torch.triu_indices(len(photos), len(photos), 1)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from flarecli.model.small_pose import rotations
+
 PRIMS = 32
 """Slots per scene."""
 RECORD = 41
@@ -80,10 +82,12 @@ def rotation_from_vector(vector: Tensor) -> Tensor:
 
 
 def random_rotations(draw: Draw, *shape: int) -> Tensor:
-    """Uniformly distributed rotations."""
-    q, r = torch.linalg.qr(draw.normal(*shape, 3, 3))
-    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
-    return q * torch.linalg.det(q)[..., None, None].sign()
+    """Uniformly distributed rotations: quaternions whose direction is that of a normal vector.
+
+    Source: Muller 1959, "A note on a method for generating points uniformly on n-dimensional spheres"; the uniform
+    distribution of unit quaternions is that of rotations.
+    """
+    return rotations(draw.normal(*shape, 4))
 
 
 @dataclass(slots=True, eq=False)

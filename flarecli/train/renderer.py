@@ -102,7 +102,9 @@ def _launch(inputs: list[Tensor], numbers: list[int], outputs: list[Tensor]) -> 
     grid = ((pixels + _CUDA_THREADS - 1) // _CUDA_THREADS, count)
     pointer = [np.uint64(t.data_ptr()) for t in (*inputs, *outputs)]
     arguments = (*pointer[:6], *(np.int32(n) for n in numbers), *pointer[6:])
-    with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+    device = outputs[0].device  # need not be the current one, which CuPy and torch would take
+    stream = torch.cuda.current_stream(device).cuda_stream
+    with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream, device.index):
         _kernel()(grid, (_CUDA_THREADS,), arguments)
 
 

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flarecli.errors import OutputError
+from flarecli.errors import OutputError, OutputExists
 from flarecli.model.config_small import GAUSSIAN_PART, SIZES, FlareSmallConfig
-from flarecli.train.checkpoint import compact, load_shards, load_state
+from flarecli.model.shards import AVERAGE, compact, load_shards
+from flarecli.train.checkpoint import load_state, take_back
 
 LICENCE = "Apache-2.0"
+WEIGHTS_NAME = "flare-small.safetensors"
+
+
+def check_target(output: Path) -> Path:
+    """Where a run in ``output`` puts its weights file, looked at before the run is paid for.
+
+    Raises:
+        OutputExists: a file is there that no run in this folder made: they leave their checkpoint beside it.
+    """
+    target = output / WEIGHTS_NAME
+    if os.path.lexists(target) and not take_back(output / "checkpoint"):
+        raise OutputExists(f"{target} is there and not of this run", "move it away, or choose another output")
+    return target
 
 
 def trunk_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -45,7 +61,7 @@ def export_weights(checkpoint: Path, target: Path, summary: Mapping[str, str], a
     """
     state = load_state(checkpoint)
     training = {"steps": str(state.step), "scenes": str(state.samples), "minutes": f"{state.minutes:.1f}"}
-    weights = load_shards(checkpoint, "ema" if averaged else "model")
+    weights = load_shards(checkpoint, AVERAGE if averaged else "model")
     return write_weights(weights, SIZES[state.size], target, {**training, **summary})
 
 
@@ -72,10 +88,12 @@ def write_weights(
         "trunk_sha256": trunk_digest(tensors),
         **summary,
     }
+    unfinished = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, target, metadata=header)
-    except OSError as error:
+        save_file(tensors, unfinished, metadata=header)
+        unfinished.replace(target)
+    except (OSError, SafetensorError) as error:
         raise OutputError(
             f"can't write {target}: {error}", "check the folder, its permissions and its space"
         ) from error

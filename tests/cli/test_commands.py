@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,6 +90,24 @@ def test_export_adds_a_format(scene, answer):
     code, value = answer("export", scene, "--to", "transforms")
     assert (code, value["error"]) == (3, "OutputExists")
     assert answer("export", scene, "--to", "transforms", "--overwrite")[0] == 0
+
+
+SLOW_RENDER_BACK = """
+import os, signal, time
+from flarecli.cli import export
+from flarecli.cli.app import main
+def render_back(scene, names):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+export._render_back = render_back
+main()
+"""
+
+
+def test_sigterm_after_the_verification_of_an_export_ends_with_130(scene):
+    line = [sys.executable, "-c", SLOW_RENDER_BACK, "export", str(scene), "-q", "--to", "colmap", "--overwrite"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "interrupted")
 
 
 def test_export_of_no_scene_is_code_3(answer, tmp_path):
@@ -181,6 +200,16 @@ def test_weights_convert_refuses_what_is_no_checkpoint(answer, tmp_path):
     assert answer("weights", "convert", "flare", tmp_path / "x.pth", tmp_path / "y.safetensors")[0] == 5
 
 
+def test_places_for_weights_that_can_not_be_written_are_code_3(answer, no_weights, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("flarecli.model.hub.user_cache", lambda: tmp_path / "file" / "cache")
+    code, value = answer("weights", "pull", "flare")
+    assert (code, value["error"]) == (3, "OutputError")
+    shipped = Path(__file__).parents[2] / "weights" / "flare-small.safetensors"
+    code, value = answer("weights", "convert", "flare-small", shipped, tmp_path / "file" / "x.safetensors")
+    assert (code, value["error"]) == (3, "OutputError")
+
+
 def test_formats_lists_every_exporter_and_heic(answer, capsys):
     value = answer("formats")[1]
     assert {row["name"] for row in value["write"]} == set(EXPORTERS)
@@ -215,7 +244,9 @@ def test_train_passes_the_file_and_only_a_given_time_on(monkeypatch, answer, tmp
         return tmp_path / "checkpoint"
 
     monkeypatch.setattr(loop, "train_from_toml", train_from_toml)
-    assert answer("train", "--config", "run.toml")[1]["checkpoint"] == str(tmp_path / "checkpoint")
+    value = answer("train", "--config", "run.toml")[1]
+    assert value["checkpoint"] == str(tmp_path / "checkpoint")
+    assert value["weights"] == str(tmp_path / "flare-small.safetensors")
     answer("train", "--config", "run.toml", "--minutes", "1.5")
     assert calls == [(Path("run.toml"), {}), (Path("run.toml"), {"minutes": 1.5})]
 

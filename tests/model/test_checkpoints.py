@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flarecli.errors import OutputExists, WeightsError
+from flarecli.errors import OutputError, OutputExists, WeightsError
 from flarecli.model.checkpoints import convert, load_weights
 from flarecli.model.keys import KeyRule
 
@@ -234,3 +234,15 @@ def test_convert_refuses_what_is_there_and_what_does_not_fit(tmp_path: Path, sta
     with pytest.raises(WeightsError, match="3 missing"):
         convert(source, tmp_path / "b.safetensors", Toy)
     assert not (tmp_path / "b.safetensors").exists()
+
+
+@pytest.mark.parametrize("place", ["file/a.safetensors", "folder", "n" * 300, "/proc/a.safetensors"])
+def test_convert_to_a_place_that_can_not_be_written(tmp_path: Path, state: dict[str, Tensor], place: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(OutputError, match=r"can't be written: .+") as caught:
+        convert(tmp_path / "a.pth", tmp_path / place, Toy, overwrite=True)
+    assert str(tmp_path / place) in caught.value.message and caught.value.exit_code == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "file", "folder"]
+    assert (tmp_path / "file").read_text() == "mine"

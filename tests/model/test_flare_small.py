@@ -8,6 +8,7 @@ from flarecli.geometry.quaternions import multiply_quaternions
 from flarecli.model.config_small import SIZES, FlareSmallConfig
 from flarecli.model.flare_small import FlareSmall
 from flarecli.model.layers import EncBlock
+from flarecli.model.small_grid import Sides
 from flarecli.model.small_parts import MatchPrior, position_features, upright
 from flarecli.model.small_pose import pose_matrices, rotations
 from flarecli.scene.views import Views
@@ -162,10 +163,37 @@ def test_match_prior_reports_where_a_planted_match_is():
 def test_upright_handles_uniform_and_mixed_batches_alike():
     convolution = torch.nn.Conv2d(2, 3, (1, 3), padding=(0, 1))  # not symmetric in its axes
     x, flags = torch.rand(3, 2, 6, 6), torch.tensor([True, False, True])
-    mixed = upright(convolution, flags, x)
+    mixed = upright(convolution, Sides.of(flags), x)
     for i, flag in enumerate(flags):
-        torch.testing.assert_close(mixed[i : i + 1], upright(convolution, flag[None], x[i : i + 1]))
+        torch.testing.assert_close(mixed[i : i + 1], upright(convolution, Sides.of(flag[None]), x[i : i + 1]))
     assert not torch.allclose(mixed[0], convolution(x)[0])
+
+
+def test_orientations_are_read_once_for_the_whole_network(network):
+    """Every read of a mask stops a CUDA device until the host has the answer."""
+    rgb, flags = torch.rand(1, 2, 3, 24, 32), torch.tensor([False, True])
+    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        network(rgb, flags)
+    calls = {event.key: event.count for event in seen.key_averages()}
+    assert calls["aten::nonzero"] == 2
+    assert not calls.keys() & {"aten::is_nonzero", "aten::any", "aten::all"}
+
+
+def test_global_points_are_turned_in_float32_also_under_autocast(network):
+    heads = []
+    handle = network.global_points.register_forward_hook(lambda head, inputs, output: heads.append((*inputs, *output)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = network(torch.rand(1, 3, 3, 48, 64), torch.zeros(3, dtype=torch.bool))
+    handle.remove()
+    *_, depth, correction, _ = heads[0]
+    x, y = (torch.arange(64) + 0.5 - 32) / 64, (torch.arange(48) + 0.5 - 24) / 64
+    plane = torch.stack(torch.broadcast_tensors(x[None], y[:, None]), -1)
+    pose = out.refined[-1][0].double()
+    rays = torch.cat([plane / pose[:, 7].exp()[:, None, None, None], torch.ones(3, 48, 64, 1)], -1)
+    local = (depth[..., None].double() * (rays + correction)).flatten(1, 2)
+    turned = local @ rotations(pose[:, 3:7]).transpose(-1, -2)
+    found = out.world.points[0].double().flatten(1, 2)
+    torch.testing.assert_close(found - found.mean(1, True), turned - turned.mean(1, True), atol=2e-6, rtol=1e-5)
 
 
 def test_rotations_and_quaternion_products_agree():

@@ -17,8 +17,12 @@ from torch import nn
 from flarecli.errors import InputError, WeightsError
 from flarecli.model import config, hub
 from flarecli.model.config import MODELS
+from flarecli.model.config_small import SIZES
+from flarecli.model.flare_small import FlareSmall
 from flarecli.model.loading import convert_weights, load_model, network_builder
 from flarecli.scene.views import Views
+from flarecli.train.checkpoint import TrainState, save_checkpoint
+from flarecli.train.ship import write_weights
 from tests.model.tiny import CONFIG
 
 VIEWS = Views(torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(0)), torch.tensor([False, True]))
@@ -116,3 +120,33 @@ def test_the_shipped_model_loads_from_half_precision(tmp_path: Path) -> None:
     prediction = loaded.network.predict(Views(torch.rand(2, 3, 4 * side, 6 * side), torch.tensor([False, True])))
     assert prediction.points_global.shape == (2, 4 * side, 6 * side, 3)
     assert prediction.points_global.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", ["s", "tiny", "xs"])
+def test_weights_of_every_size_load_and_predict(tmp_path: Path, size: str) -> None:
+    """What `flare train` exports, by its header, and what `flare weights convert` makes of a checkpoint folder."""
+    network = FlareSmall(SIZES[size]).eval()
+    write_weights(network.state_dict(), SIZES[size], tmp_path / "exported.safetensors", {})
+    save_checkpoint(tmp_path / "run", {}, network.state_dict(), TrainState(1, 2, 0.1, 0, size))
+    convert_weights("flare-small", tmp_path / "run", tmp_path / "converted.safetensors")
+    small, large = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("exported", "converted"))
+    assert abs(small - large) < 1000
+    views = Views(torch.rand(2, 3, 64, 96), torch.tensor([False, True]))
+    expected = network.predict(views)
+    for name in ("exported", "converted"):
+        loaded = load_model("flare-small", weights=tmp_path / f"{name}.safetensors")
+        assert loaded.spec.canvas.multiple == SIZES[size].patch  # photos are prepared for that
+        found = loaded.network.predict(views)
+        torch.testing.assert_close(found.coarse_c2w, expected.coarse_c2w, rtol=0.02, atol=0.02)
+        assert found.gaussians is not None
+
+
+def test_weights_of_another_size_than_their_header_says_are_refused(tmp_path: Path) -> None:
+    write_weights(FlareSmall(SIZES["tiny"]).state_dict(), SIZES["xs"], tmp_path / "a.safetensors", {})
+    with pytest.raises(WeightsError, match=r"a\.safetensors: not the weights of this network"):
+        load_model("flare-small", weights=tmp_path / "a.safetensors")
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_converted(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no training checkpoint"):
+        convert_weights("flare-small", tmp_path, tmp_path / "a.safetensors")

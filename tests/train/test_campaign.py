@@ -1,6 +1,7 @@
 """A dry run of the GPU campaign, as small as it gets."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,12 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from flarecli.errors import InputError, MissingDependency, VerificationError
+from flarecli.errors import InputError, MissingDependency
 from flarecli.export.archive import save_scene
-from flarecli.model.config_small import GAUSSIAN_PART
+from flarecli.model.config_small import GAUSSIAN_PART, SIZES
+from flarecli.model.flare_small import FlareSmall
+from flarecli.model.loading import convert_weights, load_model
+from flarecli.model.shards import AVERAGE, load_shards
 from flarecli.train import campaign
-from flarecli.train.campaign import PHASES, Campaign, check_renderer, run_phase
-from flarecli.train.checkpoint import MAX_SHARD, load_shards
+from flarecli.train.campaign import Campaign, run_phase
+from flarecli.train.phases import PHASES
 from tests.synthetic import make_scene
 
 ROOT = Path(__file__).parents[2]
@@ -73,22 +77,22 @@ def test_the_script_trains_measures_and_leaves_everything_to_go_on_with(pack, po
     assert report == json.loads((out / "report.json").read_text())
     assert report["state"]["step"] == 2 and report["renderer"]["images_per_second"] > 0
     assert set(report["held_out"]) == {"2", "4"} and "auc30_matches" in report["photos"]["2"]["mean"]
-    shards = list((out / "run" / "checkpoint").glob("*.safetensors"))
-    assert shards and all(shard.stat().st_size <= MAX_SHARD for shard in shards)
-    assert (out / "run" / "metrics.jsonl").is_file() and (out / "flare-small.safetensors").is_file()
+    assert (out / "metrics.jsonl").is_file() and (tmp_path / "out-work" / "captures").is_dir()
 
     start = Campaign(
-        textures=out / "textures", output=tmp_path / "next", minutes=0.0, phase=2, size="tiny", device="cpu",
-        start=out / "run" / "checkpoint", long_side=64, texture_size=32, images=8, held_out=2,
+        textures=tmp_path / "out-work" / "textures", output=tmp_path / "next", minutes=0.0, phase=2, size="tiny",
+        device="cpu", start=out / "weights", long_side=64, texture_size=32, images=8, held_out=2,
+        work=tmp_path / "elsewhere",
     )  # fmt: skip
     run_phase(start)
-    before, after = (load_shards(each / "run" / "checkpoint", "ema") for each in (out, tmp_path / "next"))
+    assert (tmp_path / "elsewhere" / "run" / "checkpoint").is_dir()
+    before, after = (load_shards(each / "weights", AVERAGE) for each in (out, tmp_path / "next"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
-    head = replace(start, output=tmp_path / "head", minutes=5, phase=3, start=out / "run" / "checkpoint", max_steps=1)
+    head = replace(start, output=tmp_path / "head", work=None, minutes=5, phase=3, max_steps=1)
     report = run_phase(head)
     assert report["rendering"]["psnr_exact"] > 3 and "held_out" in report
-    after = load_shards(tmp_path / "head" / "run" / "checkpoint", "ema")
+    after = load_shards(tmp_path / "head" / "weights", AVERAGE)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith(GAUSSIAN_PART) for name in changed)
 
@@ -129,21 +133,81 @@ def test_cuda_needs_its_packages_from_the_start(quick, monkeypatch, phase, missi
     assert not quick.output.exists()
 
 
-def test_a_renderer_that_shows_two_worlds_is_caught(generator, monkeypatch):
-    assert check_renderer(generator, (48, 64))["colour_difference"] < 0.05
-    original = type(generator).batch
+def test_a_phase_of_the_usual_size_leaves_what_may_travel_and_no_more(quick):
+    run_phase(replace(quick, size="s", minutes=0.0))
+    files = sorted(path for path in quick.output.rglob("*") if path.is_file())
+    assert [path.relative_to(quick.output).as_posix() for path in files] == [
+        "metrics.jsonl", "report.json", *(f"weights/ema-0000{k}-of-00004.safetensors" for k in (1, 2, 3, 4)),
+        "weights/state.json",
+    ]  # fmt: skip
+    assert len(files) <= 8 and max(path.stat().st_size for path in files) <= 16 * 2**20
+    made = convert_weights("flare-small", quick.output / "weights", quick.output / "all.safetensors")
+    network = load_model("flare-small", weights=made).network
+    assert isinstance(network, FlareSmall) and network.config == SIZES["s"]
 
-    def shuffled(self, *args):
-        made = original(self, *args)
-        made.rgb[:, 1] = made.rgb[torch.randperm(len(made.rgb)), 1].flip(-1)
-        return made
 
-    monkeypatch.setattr(type(generator), "batch", shuffled)
-    with pytest.raises(VerificationError, match="disagree"):
-        check_renderer(generator, (48, 64))
+def test_what_fails_after_the_training_takes_nothing_away(quick, monkeypatch):
+    def fail(*args):
+        assert (quick.output / "report.json").is_file()  # before anything is measured
+        raise RuntimeError("no memory left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(campaign, "evaluate_synthetic", fail)
+        with pytest.raises(RuntimeError, match="no memory left"):
+            run_phase(quick)
+    report = json.loads((quick.output / "report.json").read_text())
+    assert report["state"]["step"] == 1 and "held_out" not in report
+    assert load_shards(quick.output / "weights", AVERAGE)
+    assert "held_out" in run_phase(quick)  # measured by a second call, without another step
+
+
+def test_photos_that_can_not_be_measured_are_told_before_the_minutes_are_spent(quick, posed, tmp_path):
+    folder = shutil.copytree(posed, tmp_path / "pairs")
+    (folder / "subsets.json").write_text(json.dumps({"subsets": [{"n": 2, "images": []}]}))
+    with pytest.raises(InputError, match="pairs has no subset of 4 photos"):
+        run_phase(replace(quick, photos=(posed, folder)))
+    assert not quick.output.exists()
+
+
+def test_photos_are_measured_on_the_device_of_the_network_with_all_threads(quick, posed, monkeypatch):
+    used = []
+
+    def noted(network, folders, long_side, count):
+        used.append((next(network.parameters()).device.type, torch.get_num_threads()))
+        return {}
+
+    monkeypatch.setattr(campaign, "evaluate_photos", noted)
+    monkeypatch.setattr(FlareSmall, "cpu", lambda self: pytest.fail("the network was taken off its device"))
+    torch.set_num_threads(2)
+    run_phase(replace(quick, photos=(posed,), minutes=0.0))
+    assert used == [("cpu", 2)] * 2
+
+
+@pytest.mark.parametrize("damage", ["refused", "cut"])
+def test_a_pack_that_was_not_unpacked_as_a_whole_is_never_trained_on(quick, pack, tmp_path, damage):
+    bad = tmp_path / "bad.tar"
+    if damage == "cut":
+        bad.write_bytes(pack.read_bytes()[: pack.stat().st_size // 2])
+    else:
+        with tarfile.open(bad, "w") as tar:
+            tar.add(pack.parent / "0.png", "photo/0.png")
+            tar.add(pack.parent / "1.png", "../1.png")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"bad\.tar"):
+            run_phase(replace(quick, textures=bad))
+    assert not (quick.workshop / "textures").exists()
+
+
+def test_a_phase_for_the_head_alone_reads_no_captures(quick, tmp_path):
+    absent = replace(quick, phase=3, captures=(tmp_path / "absent",))
+    assert campaign._capture(absent) is None
+    with pytest.raises(InputError, match="absent"):
+        campaign._capture(replace(absent, phase=2))
 
 
 def test_phases_are_whole_and_unknown_ones_refused(tmp_path):
     assert all(abs(sum(phase.share for phase in phases) - 1) < 1e-9 for phases in PHASES.values())
     with pytest.raises(InputError, match="no phase 7"):
         run_phase(Campaign(textures=tmp_path, output=tmp_path, minutes=1, phase=7))
+    with pytest.raises(InputError, match="unknown network size 'huge'"):
+        run_phase(Campaign(textures=tmp_path, output=tmp_path, minutes=1, size="huge"))

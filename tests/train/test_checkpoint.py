@@ -1,33 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from flarecli.errors import InputError, WeightsError
-from flarecli.train.checkpoint import TrainState, load_shards, load_state, save_checkpoint, save_shards
-
-
-def test_shards_stay_small_and_come_back(tmp_path):
-    tensors = {f"w{i}": torch.randn(64, 64) for i in range(5)} | {"bias": torch.randn(7)}
-    paths = save_shards(tensors, tmp_path, "model", limit=20_000)
-    assert [p.name for p in paths] == [f"model-0000{k}-of-00003.safetensors" for k in (1, 2, 3)]
-    back = load_shards(tmp_path, "model")
-    assert back.keys() == tensors.keys()
-    assert torch.equal(back["bias"], tensors["bias"])  # vectors keep single precision
-    for i in range(5):
-        torch.testing.assert_close(back[f"w{i}"], tensors[f"w{i}"], rtol=1e-3, atol=1e-6)
-
-
-def test_missing_or_damaged_shards_are_named(tmp_path):
-    with pytest.raises(WeightsError, match="incomplete"):
-        load_shards(tmp_path, "model")
-    paths = save_shards({f"w{i}": torch.randn(64, 64) for i in range(4)}, tmp_path, "model", limit=9000)
-    paths[0].write_bytes(b"junk")
-    with pytest.raises(WeightsError, match=paths[0].name):
-        load_shards(tmp_path, "model")
-    paths[0].unlink()
-    with pytest.raises(WeightsError, match="incomplete"):
-        load_shards(tmp_path, "model")
+from flarecli.errors import InputError
+from flarecli.model.shards import load_shards
+from flarecli.train.checkpoint import TrainState, load_state, save_checkpoint, take_back
 
 
 def test_checkpoint_is_replaced_as_a_whole(tmp_path):
@@ -39,6 +18,35 @@ def test_checkpoint_is_replaced_as_a_whole(tmp_path):
     assert load_shards(folder, "ema")["w"][0, 0] == 1
     assert load_state(folder).step == 4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint"]
+
+
+@pytest.mark.parametrize(("interrupted", "step"), [("checkpoint.partial", 3), ("checkpoint", 3), (None, 4)])
+def test_an_interrupted_save_leaves_a_checkpoint(tmp_path, monkeypatch, interrupted, step):
+    """Both renames are tried: the old folder out of its place, and the new one into it."""
+    folder, rename = tmp_path / "checkpoint", Path.rename
+    save_checkpoint(folder, {"w": torch.zeros(4, 4)}, {"w": torch.ones(4, 4)}, TrainState(3, 12, 0.5, 1, "tiny"))
+
+    def cut_short(self, target):
+        if self.name == interrupted:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut_short)
+        weights = {"w": torch.full((4, 4), 2.0)}
+        if interrupted is None:
+            save_checkpoint(folder, weights, weights, TrainState(4, 16, 0.7, 1, "tiny"))
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                save_checkpoint(folder, weights, weights, TrainState(4, 16, 0.7, 1, "tiny"))
+    assert take_back(folder)
+    assert load_state(folder).step == step
+    save_checkpoint(folder, weights, weights, TrainState(5, 20, 0.9, 1, "tiny"))
+    assert load_state(folder).step == 5 and [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_where_nothing_was_saved_there_is_nothing_to_take_back(tmp_path):
+    assert not take_back(tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize("text", ["{", json.dumps({"step": 1}), json.dumps([])])

@@ -13,6 +13,7 @@ from flarecli.train.data import (
     MixedSource,
     ShardPlan,
     ShardSource,
+    clear_shards,
     mirror,
     pack_arrays,
     prerender,
@@ -138,3 +139,19 @@ def test_mirroring_twice_changes_nothing_and_moves_cameras(batch):
     assert torch.equal(twice.rgb, batch.rgb)
     torch.testing.assert_close(twice.c2w, batch.c2w)
     assert (torch.linalg.det(once.c2w[..., :3, :3]) > 0).all()
+
+
+def test_only_shards_are_cleared_away(textures, tmp_path):
+    clear_shards(tmp_path / "nothing")
+    prerender(textures, tmp_path / "shards", ShardPlan(1, 2, ((16, 24),)))
+    for foreign in ("notes.txt", "shard-00000/photo.jpg", "shard-of-glass"):
+        (tmp_path / "shards" / foreign).touch()
+        with pytest.raises(InputError, match=f"holds {foreign}"):
+            clear_shards(tmp_path / "shards")
+        (tmp_path / "shards" / foreign).unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "shards")
+    with pytest.raises(InputError, match="is no folder"):
+        clear_shards(tmp_path / "link")
+    assert len(list((tmp_path / "shards").iterdir())) == 1
+    clear_shards(tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from flarecli.model.flare_small import FlareSmall
 from flarecli.scene.views import Prediction
 from flarecli.train.data import ShardPlan, ShardSource, prerender
 from flarecli.train.evaluate import (
+    _errors,
+    _matching,
     area_under_curve,
     depth_error,
     direction_degrees,
@@ -18,8 +21,10 @@ from flarecli.train.evaluate import (
     point_errors,
     rotation_degrees,
 )
+from flarecli.train.generator import Batch
 from flarecli.train.photos import evaluate_photos, load_scene, pose_from_descriptors
 from flarecli.train.primitives import rotation_from_vector
+from flarecli.train.targets import Targets, make_targets
 
 
 def test_angles():
@@ -74,6 +79,59 @@ def test_evaluation_is_reproducible_and_leaves_the_mode(tmp_path, textures):
     assert 0 <= first["pck"] <= 1
     assert 0 <= first["auc30"] <= 1
     assert 0 <= first["points_near"] <= 1 and first["points"] > 0 and first["absrel_global"] > 0
+
+
+def _plane(columns: int, scenes: int = 1) -> Targets:
+    """Two views of 48 x 64 pixels of a plane at depth 1, on which view 1 sees everything ``columns`` to the left."""
+    depth = torch.ones(scenes, 2, 48, 64)
+    depth[:, 0, :, :24] = depth[:, 0, :, -16:] = 0  # what is planted away from the truth stays inside
+    c2w = torch.eye(4).repeat(scenes, 2, 1, 1)
+    c2w[:, 1, 0, 3] = columns / 64
+    none = torch.zeros(scenes, 2, dtype=torch.bool)
+    return make_targets(
+        Batch(torch.zeros(scenes, 2, 3, 48, 64), depth, c2w, torch.ones(scenes, 2), none, none, none[:, 0])
+    )
+
+
+def _planted(grid: tuple[int, int], columns: int) -> torch.Tensor:
+    """Descriptors (1, 2, N, N) by which every cell of view 0 is ``columns`` to the right in view 1."""
+    cells = torch.arange(grid[0] * grid[1]).reshape(grid)
+    same = torch.eye(cells.numel())
+    return torch.stack([same[cells.roll(-columns, 1).flatten()], same])[None]
+
+
+@pytest.mark.parametrize(("off", "within"), [(-3, (0, 0)), (-2, (0.5, 1)), (0, (1, 1)), (2, (0.5, 1)), (3, (0, 0))])
+def test_matches_count_within_the_distance_that_is_asked_for(off, within):
+    """Truths lie 1/4 of a cell right of and below the cell's centre, where the pixel nearest to the centre is.
+
+    So a match that is planted two cells to one side is 1.77 away seen from one view and 2.26 from the other, and
+    2.76 and 3.26 where it is planted three cells to a side.
+    """
+    targets, dense = _plane(4), _planted((24, 32), off - 2)
+    for cells, expected in zip((2.0, 2.5), within, strict=True):
+        assert _matching(dense, (24, 32), targets, cells).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cells", "pck", "tokens", "token_pck"), [(0, 1, 0, 1), (2, 1, 1, 1), (-2, 1, -1, 1), (3, 0, 2, 0), (-3, 0, -2, 0)]
+)
+def test_shares_of_matches_are_those_within_two_and_a_half_cells_and_one_and_a_half_tokens(
+    cells, pck, tokens, token_pck
+):
+    with torch.no_grad():
+        out = FlareSmall(SIZES["tiny"]).eval()(torch.rand(1, 2, 3, 48, 64), torch.zeros(2, dtype=torch.bool))
+    dense = _planted((24, 32), cells - 4).transpose(2, 3).unflatten(3, (24, 32))  # a token, so that both grids fit
+    found = _errors(replace(out, descriptors=dense, token_descriptors=_planted((6, 8), tokens - 1)), _plane(8))
+    assert (found["pck"].item(), found["token_pck"].item()) == (pck, token_pck)
+
+
+def test_similarities_of_one_pair_at_a_time_are_kept():
+    scenes, cells = 6, 24 * 32
+    targets, dense = _plane(4, scenes), _planted((24, 32), -2).repeat(scenes, 1, 1, 1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        shares = _matching(dense, (24, 32), targets, 2.0)
+    assert torch.equal(shares, torch.ones(scenes))
+    assert max(event.self_cpu_memory_usage for event in seen.events()) <= 1.5 * 4 * cells**2
 
 
 def _write_scene(folder, size):

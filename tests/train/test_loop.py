@@ -4,16 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from flarecli.errors import InputError
+from flarecli.errors import InputError, OutputExists
 from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
 from flarecli.model.layers import EncBlock
+from flarecli.model.loading import load_model
+from flarecli.model.shards import load_shards
 from flarecli.model.small_pose import rotations
-from flarecli.train.checkpoint import load_shards
-from flarecli.train.config import TrainConfig, load_config
+from flarecli.train.config import Phase, TrainConfig, load_config
 from flarecli.train.data import ShardPlan, ShardSource, prerender
 from flarecli.train.evaluate import rotation_degrees
-from flarecli.train.loop import run, train_from_toml
+from flarecli.train.loop import _average, run, train_from_toml
 from flarecli.train.losses import LossWeights, compute_losses
 from flarecli.train.optimizer import build_optimizers
 from flarecli.train.primitives import Draw
@@ -70,7 +71,43 @@ def test_a_run_writes_metrics_validation_and_a_checkpoint(config, tmp_path):
     rows = _rows(tmp_path)
     assert [r["step"] for r in rows] == [1, 2, 3, 3]
     assert {"rotation", "direction", "auc30", "absrel", "pck", "focal"} <= rows[-1]["validation"].keys()
-    assert len(told) == 3
+    assert told == [("train", done, 1000) for done in (0, 333, 667)]
+
+
+@pytest.mark.parametrize("limit", [{}, {"minutes": 0.0}])
+def test_a_run_leaves_weights_that_flare_loads(config, tmp_path, limit):
+    checkpoint = train_from_toml(config, **limit)
+    weights = load_model("flare-small", weights=tmp_path / "run" / "flare-small.safetensors").network
+    assert isinstance(weights, FlareSmall) and weights.config == SIZES["tiny"]
+    average = load_shards(checkpoint, "ema")
+    assert all(torch.equal(tensor, average[name]) for name, tensor in weights.state_dict().items())
+    train_from_toml(config, max_steps=5, minutes=30)  # going on replaces them
+    later = load_model("flare-small", weights=tmp_path / "run" / "flare-small.safetensors").network
+    assert isinstance(later, FlareSmall)
+    assert not torch.equal(later.state_dict()["stem.coarse.1.weight"], average["stem.coarse.1.weight"])
+
+
+def test_weights_of_somebody_else_are_not_overwritten(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "flare-small.safetensors").write_text("theirs")
+    with pytest.raises(OutputExists, match="not of this run"):
+        train_from_toml(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["flare-small.safetensors"]
+    assert (tmp_path / "run" / "flare-small.safetensors").read_text() == "theirs"
+
+
+def test_a_run_goes_on_after_its_checkpoint_was_lost_in_being_replaced(config, tmp_path):
+    train_from_toml(config)
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "run" / "checkpoint.old")
+    train_from_toml(config, max_steps=4)
+    assert _rows(tmp_path)[-1]["step"] == 4
+    assert sorted(path.name for path in (tmp_path / "run").glob("check*")) == ["checkpoint"]
+
+
+@pytest.mark.parametrize(("threads", "used"), [(None, 1), (2, 2)])
+def test_threads_are_only_set_where_asked_for(config, threads, used):
+    train_from_toml(config, threads=threads)
+    assert torch.get_num_threads() == used  # the tests begin with one
 
 
 def test_resuming_is_deterministic_and_continues_the_count(config, tmp_path):
@@ -84,6 +121,22 @@ def test_resuming_is_deterministic_and_continues_the_count(config, tmp_path):
         assert _rows(tmp_path)[-1]["step"] == 5
     worst = {n: float((outcomes[0][n] - outcomes[1][n]).abs().max()) for n in outcomes[0]}
     assert max(worst.values()) == 0, worst
+
+
+def test_the_average_follows_whatever_is_trained_in_every_type_and_layout():
+    starts = [torch.randn(3, 4, 5, 5), torch.randn(7).half(), torch.randn(2, 3).bfloat16(), torch.randn(4, 6).double()]
+    starts.append(torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last))
+    ema = torch.nn.ParameterList([*starts, torch.tensor([-0.0])])
+    network = torch.nn.ParameterList([torch.randn_like(each) for each in ema])
+    network[-1].requires_grad_(False)
+    expected = [slow.detach().clone().lerp(fast.detach(), 0.125) for slow, fast in zip(ema, network, strict=True)]
+    expected[-1] = torch.tensor([-0.0])  # stands still, down to the sign
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        _average(ema, network, 0.875)
+    for found, wanted in zip(ema, expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.signbit(ema[-1])
+    assert [event.count for event in seen.key_averages() if event.key == "aten::_foreach_lerp_"] == [1]
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(config, tmp_path):
@@ -102,7 +155,7 @@ def test_a_few_pairs_are_learned_by_heart(shards):
     network = FlareSmall(SIZES["tiny"]).eval()  # no noise between the stages
     optimizers = build_optimizers(network, 5e-3, 0.02, 0.0)
     targets, history = make_targets(batch), []
-    for _ in range(70):
+    for _ in range(80):
         out = network(batch.rgb / 1.6, batch.portrait)
         terms = compute_losses(out, targets, LossWeights(samples=16), Draw.seeded(0))
         network.zero_grad()
@@ -173,12 +226,44 @@ def test_the_time_box_ends_the_run(config, tmp_path):
         ("views = [2, 3]", "views = [2, 3.5]", r"\[\[phases\]\]: views can't be \(2, 3.5\)"),
         ("images = 8", "images = 8\nphoto_share = 1.5", "photo_share of a phase must be between 0 and 1"),
         ("images = 8", "images = 8\ncanvases = [[16, 24], [16]]", "canvases can't be"),
+        ("images = 8", "images = 8\ncanvases = [[32, 24]]", "not taller than wide"),
+        ("images = 8", "images = 8\ncanvases = []", "not taller than wide"),
+        ("images = 8", "images = 0", "images of a phase must be between 1 and"),
+        ("views = [2, 3]", "views = [1, 2]", "views of a phase must be between 2 and 8, not 1"),
+        ("[0.5, 0.5]", "[0.0, 0.0]", "view_weights of a phase must be above 0"),
+        ("[0.5, 0.5]", "[1.0, -1.0]", "view_weights of a phase must be between 0 and"),
+        ("[0.5, 0.5]", "[1.0, nan]", "view_weights of a phase must be between 0 and"),
+        ("log_every = 1", "log_every = 0", "log_every of a training must be between 1 and"),
+        ("log_every = 1", "threads = 0", "threads of a training must be between 1 and"),
+        ("log_every = 1", "ema = 2.0", "ema of a training must be between 0 and 1, not 2.0"),
+        ("log_every = 1", "decay = -1", "decay of a training"),
+        ("log_every = 1", "clip = 0", "clip of a training"),
+        ("minutes = 30", "minutes = nan", "minutes of a training"),
+        ("minutes = 30", "minutes = -1", "minutes of a training"),
+        ("max_steps = 3", "max_steps = 0", "max_steps of a training"),
+        ("seed = 7", "seed = -1", "seed of a training"),
+        ("seed = 7", "seed = 99999999999999999999", "seed of a training"),
+        ("focal = 0.5", "focal = -0.5", "focal among the weights must be between 0 and"),
+        ("focal = 0.5", "samples = 0", "samples among the weights must be between 1 and"),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(config, old, new, message):
     config.write_text(config.read_text().replace(old, new))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         load_config(config)
+    assert str(config) in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize(("size", "canvas", "good"), [("xs", (20, 32), False), ("xs", (24, 32), True),
+                                                      ("s", (24, 32), False), ("s", (32, 48), True)])  # fmt: skip
+def test_images_that_are_rendered_are_whole_patches(size, canvas, good):
+    phase = Phase(share=1.0, canvases=(canvas,))
+    if good:
+        assert TrainConfig(output="x", minutes=1.0, phases=(phase,), size=size)
+    else:
+        with pytest.raises(InputError, match="multiples of"):
+            TrainConfig(output="x", minutes=1.0, phases=(phase,), size=size)
+    assert TrainConfig(output="x", minutes=1.0, phases=(Phase(share=1.0),), size=size)
 
 
 @pytest.mark.parametrize(("share", "folders"), [(0.0, {"data"}), (1.0, {"captured"})])

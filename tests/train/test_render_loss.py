@@ -29,7 +29,7 @@ from flarecli.train.targets import make_targets
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory, textures):
     folder = tmp_path_factory.mktemp("rendering")
-    prerender(textures, folder, ShardPlan(1, 2, ((48, 64),), seed=3))
+    prerender(textures, folder, ShardPlan(1, 2, ((48, 64),), seed=4))
     return folder
 
 

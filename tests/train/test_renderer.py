@@ -1,7 +1,9 @@
 """The fused kernel against a slow reference written from the definitions of the primitives."""
 
+import contextlib
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +172,31 @@ def test_cuda_and_cpu_render_the_same(textures):
     assert ((found[1].cpu() - expected[1]).abs() < 1e-3 * expected[1]).float().mean() > 0.999
     assert (found[0].cpu() - expected[0]).abs().mean() < 2e-3
     assert (found[2].cpu() == expected[2]).float().mean() > 0.999
+
+
+def test_the_kernel_runs_on_the_device_and_the_stream_of_the_images(monkeypatch):
+    """With stand-ins for CuPy and for a second device, neither of which is here."""
+    entered, launched = [], []
+
+    @contextlib.contextmanager
+    def entering(*what):
+        entered.append(what)
+        yield
+        entered.remove(what)
+
+    cuda = SimpleNamespace(
+        Device=lambda index: entering("device", index), ExternalStream=lambda *which: entering("stream", *which)
+    )
+    monkeypatch.setattr(renderer, "require", lambda *_: SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(renderer, "_kernel", lambda: lambda *_: launched.append(list(entered)))
+    monkeypatch.setattr(
+        torch.cuda,
+        "current_stream",
+        lambda device=None: SimpleNamespace(cuda_stream=100 + (device.index if device else 0)),
+    )
+    stored = SimpleNamespace(device=torch.device("cuda:1"), data_ptr=lambda: 8)
+    renderer._launch([stored] * 6, [6, 32, 2, 24, 32, 1, 1], [stored] * 3)
+    assert launched == [[("device", 1), ("stream", 101, 1)]]
 
 
 def test_without_a_working_compiler_the_way_out_is_named(tmp_path, monkeypatch, textures):
