@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -54,6 +54,7 @@ class MatchGraph:
     matches: Mapping[Pair, np.ndarray]
     tolerance: float = SIFT_TOLERANCE
     weight: float = 1.0
+    _seen: dict[int, tuple[bytes, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def threshold_px(self, lenses: Lenses, pair: Pair) -> float:
         """Inlier threshold of a pair, in pixels of a photo whose size lies between theirs, as errors are measured."""
@@ -67,8 +68,20 @@ class MatchGraph:
 
     def rays(self, pair: Pair, lenses: Lenses) -> tuple[np.ndarray, np.ndarray]:
         """Matched points of a pair on the planes z = 1."""
-        a, b = self.pixels(pair)
-        return lenses.rays(pair[0], a), lenses.rays(pair[1], b)
+        index = self.matches[pair]
+        return self._rays_of(pair[0], lenses)[index[:, 0]], self._rays_of(pair[1], lenses)[index[:, 1]]
+
+    def _rays_of(self, photo: int, lenses: Lenses) -> np.ndarray:
+        """All keypoints of a photo on the plane z = 1, kept until it is asked for with another lens.
+
+        Taking the distortion out is slow, and a photo is in as many pairs as there are others.
+        """
+        group = lenses.group[photo]
+        lens = lenses.K[group].tobytes() + lenses.k1[group].tobytes()
+        found = self._seen.get(photo)
+        if found is None or found[0] != lens:
+            found = self._seen[photo] = (lens, lenses.rays(photo, self.features[photo].xy))
+        return found[1]
 
 
 def pair_inliers(graph: MatchGraph, candidate: Candidate) -> dict[Pair, np.ndarray]:
