@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from flarecli.errors import InputError, PartialResult
+from flarecli.errors import InputError, PartialResult, WeightsError
 
 Progress = Callable[[str, int, int], None]
 """Called as on_progress(stage, done, total); total is 0 where it is not known."""
@@ -98,11 +98,23 @@ class SceneJob:
 
         Args:
             fingerprint: of the photos and masks.
+
+        Raises:
+            InputError: a file can't be read, or a folder holds no COLMAP model.
         """
+        from flarecli.export.colmap_raw import find_model
         from flarecli.model.digests import content_sha256
 
-        files = {"poses": self.poses, "intrinsics": None if self.intrinsics is None else Path(self.intrinsics)}
-        given = {name: content_sha256(path) for name, path in files.items() if path is not None and path.exists()}
+        given = {}
+        for name, told in (("poses", self.poses), ("intrinsics", self.intrinsics)):
+            path = None if told is None else Path(told)
+            if path is not None and path.exists():
+                # Beside a model may lie all its photos, which nobody reads here.
+                model = find_model(path)[0] if path.is_dir() else path
+                try:
+                    given[name] = content_sha256(model)
+                except WeightsError as error:
+                    raise InputError(error.message, error.hint) from error
         return {"input": fingerprint, "given": given}
 
     def finished(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -193,6 +193,19 @@ def test_resume_looks_into_the_files_that_it_is_told_to_use(run, tmp_path, scene
     assert not run(**told).resumed
 
 
+def test_only_the_model_of_a_folder_with_known_cameras_is_looked_into(tmp_path, scene, monkeypatch):
+    """It may be a whole scene with all its photos."""
+    write_colmap(scene.reconstruction, tmp_path)
+    scene.write_images(tmp_path / "images")
+    job = SceneJob(sources=(), output=tmp_path / "out", poses=tmp_path)
+    before = job.inputs("photos")
+    (tmp_path / "images/photo_00.png").write_bytes(b"other")
+    assert job.inputs("photos") == before and set(before["given"]) == {"poses"}
+    monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(InputError, match=r"\.bin: can't be read"):
+        job.inputs("photos")
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x" * path.stat().st_size)])
 def test_resume_makes_a_damaged_result_anew(run, damage):
     damage(run().output / "points.ply")

@@ -41,7 +41,8 @@ def check_manifest(report: Report, folder: Path) -> None:
     manifest = read_manifest(folder)
     report.counts["counts"] = manifest.get("counts", {})
     report.counts["confidence"] = manifest.get("confidence")
-    listed, problems = manifest["files"], file_problems(folder, manifest)
+    listed = manifest["files"]
+    problems = [f"{name} {problem}" for name, problem in file_problems(folder, manifest).items()]
     more = f"; {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
     text = f"{len(problems)} of {len(listed)} are not: {'; '.join(problems[:_NAMED])}{more}"
     report.add(f"files are as {MANIFEST_NAME} lists them", text if problems else None)

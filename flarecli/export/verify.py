@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import struct
 import zipfile
@@ -17,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from flarecli.errors import InputError, VerificationError
 from flarecli.export.archive import ARCHIVE_NAME, load_scene
 from flarecli.export.gaussian_files import read_gaussians
-from flarecli.export.manifest import MANIFEST_NAME, read_manifest
+from flarecli.export.manifest import MANIFEST_NAME, file_problems, read_manifest
 from flarecli.runtime import require
 from flarecli.scene.reconstruction import Reconstruction
 
@@ -226,9 +225,5 @@ def _check_depth(path: Path, scene: Reconstruction | None) -> None:
 
 def _check_manifest(folder: Path) -> None:
     manifest = _read(folder / MANIFEST_NAME, lambda: read_manifest(folder))
-    for entry in manifest["files"]:
-        path = folder / entry["path"]
-        _require(path.is_file(), path, "is listed in flare.json and missing")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        _require(digest == entry["sha256"], path, "changed since flare.json was written")
+    for name, problem in file_problems(folder, manifest).items():
+        raise VerificationError(f"{folder / name}: changed since {MANIFEST_NAME} was written: it {problem}", _AGAIN)

@@ -87,13 +87,6 @@ def photo_pixels(K: np.ndarray, k1: float, pixels: Float[np.ndarray, "*n 2"]) ->
     return np.asarray(pixels, np.float64) if k1 == 0 else denormalise(K, distort(normalise(K, pixels), k1))
 
 
-def bend_px(K: Float[np.ndarray, "3 3"], k1: float, size_hw: tuple[int, int]) -> float:
-    """How far the distortion moves any pixel of a picture, in pixels; its largest displacement lies on the border."""
-    height, width = size_hw
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-    return float(np.linalg.norm(photo_pixels(K, k1, corners) - corners, axis=-1).max())
-
-
 def project(
     points_world: Float[np.ndarray, "N 3"], w2c: Float[np.ndarray, "4 4"], K: Float[np.ndarray, "3 3"]
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N"]]:

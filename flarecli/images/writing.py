@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from flarecli.errors import InputError, OutputError
-from flarecli.geometry.projection import NEGLIGIBLE_PX, bend_px, photo_pixels, pixel_grid
+from flarecli.geometry.projection import NEGLIGIBLE_PX, photo_pixels, pixel_grid
 from flarecli.images.decoding import UnreadablePhoto, decode, open_image
 from flarecli.images.exif import exif_for_copy, xmp_for_copy
 from flarecli.images.loading import Photo
@@ -102,12 +102,14 @@ def write_mask(photo: Photo, destination_dir: Path, *, K: np.ndarray | None = No
 
 
 def _bends(size_hw: tuple[int, int], K: np.ndarray | None, k1: float) -> bool:
-    """Whether the distortion moves any pixel noticeably."""
+    """Whether the distortion moves any pixel noticeably; its largest displacement lies on the border."""
     if k1 == 0:
         return False
     if K is None:
         raise ValueError("a distorted photo needs K")
-    return bend_px(K, k1, size_hw) >= NEGLIGIBLE_PX
+    height, width = size_hw
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    return bool(np.linalg.norm(photo_pixels(K, k1, corners) - corners, axis=-1).max() >= NEGLIGIBLE_PX)
 
 
 def _undistort(pixels: np.ndarray, K: Float[np.ndarray, "3 3"], k1: float, *, is_mask: bool = False) -> np.ndarray:

@@ -1,5 +1,4 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,17 +65,9 @@ def test_a_foreign_file_with_the_name_of_a_new_frame_is_refused_before_any_work(
 
 @pytest.mark.parametrize("at", range(6))
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_a_failure_while_files_move_takes_everything_back(tmp_path, monkeypatch, at, problem):
+def test_a_failure_while_files_move_takes_everything_back(tmp_path, rename_fails, at, problem):
     write(tmp_path, [10, 20, 30])
-    rename, calls = Path.rename, []
-
-    def fails_once(self, place):
-        calls.append(place)
-        if len(calls) == at + 1:
-            raise problem
-        return rename(self, place)
-
-    monkeypatch.setattr(Path, "rename", fails_once)
+    rename_fails(at, problem)
     if at < 5:  # three old frames move away, two new ones in
         with pytest.raises(KeyboardInterrupt if problem is KeyboardInterrupt else OutputError):
             write(tmp_path, [40, 50], overwrite=True)

@@ -58,19 +58,11 @@ def test_leftovers_of_a_killed_run_are_no_content(tmp_path):
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")])
 @pytest.mark.parametrize("at", range(8))
-def test_interrupt_while_files_move_takes_everything_back(tmp_path, monkeypatch, at, problem):
+def test_interrupt_while_files_move_takes_everything_back(tmp_path, rename_fails, at, problem):
     target = tmp_path / "scene"
     write_output(target, {"a": "old", "depth/x": "old"})
     (target / "mine.txt").write_text("mine")
-    before, rename, calls = tree(tmp_path), Path.rename, []
-
-    def fails_once(self, place):
-        calls.append(place)
-        if len(calls) == at + 1:
-            raise problem
-        return rename(self, place)
-
-    monkeypatch.setattr(Path, "rename", fails_once)
+    before, calls = tree(tmp_path), rename_fails(at, problem)
     expected = pytest.raises(KeyboardInterrupt if problem is KeyboardInterrupt else OutputError)
     if at < 7:  # three files of the old output move away, four of the new one in
         with expected:

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from numpy.random import default_rng
@@ -7,6 +10,7 @@ from flarecli.train.generator import Batch, Generator
 from flarecli.train.primitives import Draw
 from flarecli.train.renderer import RenderSize
 from flarecli.train.textures import TextureStack, pack_stack
+from tests.synthetic import make_scene
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +36,19 @@ def generator(textures: TextureStack) -> Generator:
 def batch(textures: TextureStack) -> Batch:
     """24 scenes with 3 views of 48 x 64 pixels."""
     return Generator(textures, Draw.seeded(5)).batch(24, RigRules(3), RenderSize(48, 64, samples=2))
+
+
+def posed_photos(folder: Path) -> Path:
+    """Four posed photos in the form of the benchmark, with a subset of two and one of all; returns the folder."""
+    scene = make_scene(4, (48, 64), num_tracks=20)
+    scene.write_images(folder / "images")
+    cameras = scene.reconstruction.cameras
+    names = list(scene.reconstruction.image_names)
+    images = [
+        {"name": n, "R": w[:3, :3].tolist(), "t": w[:3, 3].tolist(), "K": k.tolist()}
+        for n, w, k in zip(names, cameras.w2c, cameras.K, strict=True)
+    ]
+    (folder / "cameras.json").write_text(json.dumps({"images": images}))
+    subsets = [{"id": "a", "n": 2, "images": names[:2]}, {"id": "b", "n": 4, "images": names}]
+    (folder / "subsets.json").write_text(json.dumps({"subsets": subsets}))
+    return folder

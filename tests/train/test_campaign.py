@@ -24,6 +24,7 @@ from flarecli.train import campaign
 from flarecli.train.campaign import Campaign, run_phase
 from flarecli.train.phases import PHASES
 from tests.synthetic import make_scene
+from tests.train.conftest import posed_photos
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,18 +44,7 @@ def pack(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def posed(tmp_path_factory) -> Path:
     """Posed photos in the form of the benchmark."""
-    folder, scene = tmp_path_factory.mktemp("posed"), make_scene(4, (48, 64), num_tracks=20)
-    scene.write_images(folder / "images")
-    cameras = scene.reconstruction.cameras
-    names = list(scene.reconstruction.image_names)
-    images = [
-        {"name": n, "R": w[:3, :3].tolist(), "t": w[:3, 3].tolist(), "K": k.tolist()}
-        for n, w, k in zip(names, cameras.w2c, cameras.K, strict=True)
-    ]
-    (folder / "cameras.json").write_text(json.dumps({"images": images}))
-    subsets = [{"id": "a", "n": 2, "images": names[:2]}, {"id": "b", "n": 4, "images": names}]
-    (folder / "subsets.json").write_text(json.dumps({"subsets": subsets}))
-    return folder
+    return posed_photos(tmp_path_factory.mktemp("posed"))
 
 
 @pytest.fixture(scope="module")

@@ -11,22 +11,12 @@ from flarecli.model.config_small import SIZES
 from flarecli.model.flare_small import FlareSmall
 from flarecli.scene.views import Views
 from flarecli.train.photos import check_photos, evaluate_photos
-from tests.synthetic import make_scene
+from tests.train.conftest import posed_photos
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    scene = make_scene(4, (48, 64), num_tracks=20)
-    scene.write_images(tmp_path / "images")
-    cameras = scene.reconstruction.cameras
-    names = list(scene.reconstruction.image_names)
-    images = [
-        {"name": n, "R": w[:3, :3].tolist(), "t": w[:3, 3].tolist(), "K": k.tolist()}
-        for n, w, k in zip(names, cameras.w2c, cameras.K, strict=True)
-    ]
-    (tmp_path / "cameras.json").write_text(json.dumps({"images": images}))
-    _write(tmp_path, [{"id": "a", "n": 2, "images": names[:2]}, {"id": "b", "n": 4, "images": names}])
-    return tmp_path
+    return posed_photos(tmp_path)
 
 
 def _write(folder: Path, subsets: list) -> None:
