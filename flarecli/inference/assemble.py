@@ -18,6 +18,7 @@ from flarecli.scene.priors import Priors
 from flarecli.scene.reconstruction import DepthMap, PhotoVerdict, PointCloud, Reconstruction, Tracks
 
 _JOIN_PIXELS = 2000
+_JOIN_ROUNDS = 10
 _GRAIN_PX = 5  # window of the median
 
 
@@ -116,19 +117,28 @@ def join_windows(predicted: Predicted, priors: Priors) -> dict[int, View]:
 
 
 def _joint(moving: Sequence[View], fixed: Sequence[View]) -> Sim3:
-    """Similarity from the same pixels in both windows, re-weighted against the half that fits worst."""
-    source, target, weight = [], [], []
+    """Similarity from the same pixels in both windows, re-weighted against the half that fits worst.
+
+    Errors count relative to depth, and only the surer half of the pixels counts: each window guesses skies and far
+    backgrounds anew, and their leverage would otherwise decide the scale.
+    """
+    source, target, weight, depth = [], [], [], []
     for a, b in zip(moving, fixed, strict=True):
-        chosen = np.random.default_rng(0).permutation(a.depth.size)[:_JOIN_PIXELS]
-        source.append(a.points.reshape(-1, 3)[chosen])
-        target.append(b.points.reshape(-1, 3)[chosen])
-        weight.append(np.sqrt(a.confidence.reshape(-1)[chosen] * b.confidence.reshape(-1)[chosen]))
-    s, t, w = np.concatenate(source), np.concatenate(target), np.concatenate(weight)
+        s, t, d = a.points.reshape(-1, 3), b.points.reshape(-1, 3), b.depth.reshape(-1)
+        w = np.sqrt(a.confidence.reshape(-1) * b.confidence.reshape(-1))
+        usable = np.flatnonzero(np.isfinite(np.concatenate([s, t, w[:, None]], 1)).all(1) & (d > 0))
+        usable = usable[w[usable] >= np.median(w[usable])] if len(usable) else usable
+        chosen = np.random.default_rng(0).permutation(usable)[:_JOIN_PIXELS]
+        source.append(s[chosen])
+        target.append(t[chosen])
+        weight.append(w[chosen])
+        depth.append(d[chosen])
+    s, t, w, d = (np.concatenate(parts) for parts in (source, target, weight, depth))
     try:
-        sim = umeyama(s, t, w)
-        for _ in range(5):
-            error = np.linalg.norm(sim.apply(s) - t, axis=1)
-            sim = umeyama(s, t, w / (1 + (error / max(np.median(error), 1e-12)) ** 2))
+        sim = umeyama(s, t, w / d**2)
+        for _ in range(_JOIN_ROUNDS):
+            error = np.linalg.norm(sim.apply(s) - t, axis=1) / d
+            sim = umeyama(s, t, w / d**2 / (1 + (error / max(np.median(error), 1e-12)) ** 2))
     except ValueError:
         return _onto(np.stack([v.c2w for v in moving]), np.stack([v.c2w for v in fixed]))
     return sim

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from flarecli.geometry.projection import pixel_grid
 from flarecli.geometry.transforms import Sim3, rotation_angle_deg
+from flarecli.inference import assemble as assemble_module
 from flarecli.inference.assemble import assemble, join_windows
+from flarecli.inference.readout import View
 
 from .perfect import cameras_of, photos_of, predicted_of, priors_of
 
@@ -100,6 +103,34 @@ def test_windows_are_joined_to_one_frame(photos):
     for a, b in zip(found.depth_maps, one.depth_maps, strict=True):
         assert a is not None and b is not None
         np.testing.assert_allclose(a.depth, b.depth, rtol=0.02)
+
+
+@pytest.mark.parametrize(("shared", "sky", "infinite"), [(3, 20.0, False), (3, 60.0, False), (1, 8.0, True)])
+def test_skies_that_each_window_guesses_anew_do_not_decide_the_scale(shared, sky, infinite):
+    true = Sim3(1.7, np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.array([0.3, -0.2, 0.5]))
+    draw = np.random.default_rng(0)
+    plane = (pixel_grid(36, 48) - [24, 18]) / 40
+    rays = np.concatenate([plane, np.ones((36, 48, 1))], -1)
+    far = plane[..., 1] < np.quantile(plane[..., 1], 0.4)
+    moving, fixed = [], []
+    for number in range(shared):
+        c2w = np.eye(4)
+        c2w[0, 3] = 0.4 * number
+        views = []
+        for _ in range(2):
+            surface = 2 + 0.5 * np.sin(5 * plane[..., 0]) + plane[..., 1] + draw.normal(0, 0.02, far.shape)
+            guess = sky * np.exp(draw.normal(0, 0.7)) * draw.uniform(0.9, 1.1, far.shape)
+            depth = np.where(far, guess, surface)
+            points = rays * depth[..., None] + c2w[:3, 3]
+            if infinite:
+                points[:2] = np.inf
+            views.append(View(number, c2w, 40.0, points, depth, np.where(far, 1.3, 6.0), "pnp", {}))
+        inverse = true.inverse()
+        moving.append(replace(views[0], c2w=inverse.apply_to_c2w(c2w), points=inverse.apply(views[0].points)))
+        fixed.append(views[1])
+    found = assemble_module._joint(moving, fixed)
+    assert abs(found.scale / true.scale - 1) < 0.005
+    assert rotation_angle_deg(found.rotation, true.rotation) < 0.5
 
 
 def test_the_reference_may_be_any_photo(photos):
