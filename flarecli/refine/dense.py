@@ -44,8 +44,8 @@ def solve_from_matches(
 ) -> Reconstruction:
     """Replace a network's direct cameras by those that its own matches support better.
 
-    Photos that no match reaches keep their camera, moved into the common world. Without matches, and with known poses,
-    nothing changes.
+    Photos that no match reaches keep their camera, moved into the common world. Known poses stay, and the matches bring
+    depth and unknown focal lengths onto them. Without matches nothing changes.
 
     Args:
         initial: direct cameras and depth of every photo.
@@ -55,7 +55,7 @@ def solve_from_matches(
         threads: threads to use.
         seed: random seed.
     """
-    if priors.c2w is not None or not any(len(found) for found in matches):
+    if not any(len(found) for found in matches):
         return initial
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     tolerance = _TOLERANCE_CELLS * max(found.cell_size for found in matches)
@@ -64,7 +64,8 @@ def solve_from_matches(
     small = scaled(lenses, unit)
     graph = dense_graph(matches, len(photos), unit[lenses.group], tolerance)
     direct = Candidate("direct", np.array(initial.cameras.c2w), np.ones(len(photos), bool), small)
-    options = SolveOptions(distortion=False, uncalibrated=False, threads=threads, seed=seed)
+    known = priors.c2w is not None
+    options = SolveOptions(fixed_poses=known, distortion=False, uncalibrated=False, threads=threads, seed=seed)
     solution = solve_matches(graph, small, [lambda: direct], options)
     return _placed(initial, photos, priors, solution, unit)
 

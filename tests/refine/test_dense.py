@@ -119,11 +119,22 @@ def test_two_photos_are_solved_too(scene, tmp_path):
     assert np.degrees(np.arccos(np.clip(cosine, -1, 1))) < 12
 
 
-def test_known_poses_and_missing_matches_change_nothing(scene, photos):
+def test_missing_matches_change_nothing(scene, photos):
     initial, truth = predicted(scene), scene.reconstruction.cameras
-    known = priors_of(truth, c2w=np.array(truth.c2w))
-    assert solve_from_matches(initial, dense(scene), photos, known, threads=1, seed=0) is initial
     assert solve_from_matches(initial, [], photos, priors_of(truth), threads=1, seed=0) is initial
+
+
+def test_known_poses_stay_and_matches_bring_the_depth_to_their_unit(scene, photos):
+    truth = scene.reconstruction
+    known = priors_of(truth.cameras, c2w=np.array(truth.cameras.c2w))
+    initial = replace(predicted(scene), cameras=truth.cameras)
+    maps = [replace(each, depth=2.5 * each.depth) for each in truth.depth_maps if each is not None]
+    found = solve_from_matches(replace(initial, depth_maps=tuple(maps)), dense(scene), photos, known, threads=1, seed=0)
+    assert np.array_equal(found.cameras.c2w, truth.cameras.c2w)
+    for got, wanted in zip(found.depth_maps, truth.depth_maps, strict=True):
+        assert got is not None and wanted is not None
+        both = (got.depth > 0) & (wanted.depth > 0)
+        assert abs(np.median(got.depth[both] / wanted.depth[both]) - 1) < 0.05
 
 
 def test_a_cell_is_one_keypoint_in_all_its_pairs():
