@@ -28,7 +28,7 @@ class SceneJob:
         model: name of a row of ``flarecli.model.config.MODELS``.
         weights: weights file; None takes the shipped or downloaded one.
         device: auto, cpu, cuda, cuda:N or mps.
-        max_memory: bytes the network may use; None measures what is free.
+        max_memory: bytes the network may use; None takes half of what is free.
         seed: seed of every random choice.
         preset: fast, balanced or best.
         masks: folder with one mask per photo (black or zero = ignore).

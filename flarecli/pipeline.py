@@ -155,6 +155,7 @@ def _reconstruct(
         "weights": None if model.weights_path is None else model.weights_path.name,
         "weights_sha256": model.weights_sha256,
         "licence": model.licence,
+        "views_per_pass": max(len(window.photos) for window in predicted.windows),
     }
     return dataclasses.replace(
         result,

@@ -158,14 +158,26 @@ def parse_size(text: str) -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Free bytes on the device: GPU memory on CUDA, otherwise what the system can give without swapping."""
+    """Free bytes on the device: GPU memory on CUDA, else what system and container give without swapping."""
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    left = _left_in_container(Path("/sys/fs/cgroup"))
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 8 * 2**30
+                free = int(line.split()[1]) * 1024
+                return free if left is None else min(free, left)
+    return 8 * 2**30 if left is None else left
+
+
+def _left_in_container(cgroup: Path) -> int | None:
+    """Bytes below the limit of a control group (version 2), cached files being free; None where no limit is set."""
+    try:
+        limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(counts.get("inactive_file", 0)))
+    except (OSError, ValueError):  # no such files, or "max"
+        return None

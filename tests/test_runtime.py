@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from flarecli import runtime
 from flarecli.errors import MissingDependency
 from flarecli.export.colmap import write_colmap
 from flarecli.runtime import require
@@ -69,3 +70,13 @@ def test_numpy_is_one_whose_savez_knows_allow_pickle():
     needed = [Requirement(line) for line in content["project"]["dependencies"]]
     (numpy,) = (each.specifier for each in needed if each.name == "numpy")
     assert np.__version__ in numpy and "2.1.3" not in numpy
+
+
+def test_the_memory_of_a_container_counts_and_its_cached_files_are_free(tmp_path):
+    assert runtime._left_in_container(tmp_path) is None
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 250\nactive_file 50\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert runtime._left_in_container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert runtime._left_in_container(tmp_path) == 550

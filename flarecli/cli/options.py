@@ -168,7 +168,7 @@ class SceneOptions:
     max_memory: Annotated[
         int | None,
         typer.Option(
-            help="Memory the network may use, for example 4G; default: what is free.",
+            help="Memory the network may use, for example 4G; default: half of what is free.",
             parser=_bytes,
             metavar="SIZE",
             rich_help_panel=_MEMORY,

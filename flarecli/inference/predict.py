@@ -23,10 +23,11 @@ from flarecli.scene.views import GaussianMaps, Prediction, Views
 OVERLAP = 3
 """Photos that neighbouring windows share; three different places fix a similarity even when one photo is bad."""
 
-_BYTES_PER_PIXEL = {"flare": 4200, "flare-test": 4200}
+_BYTES_PER_PIXEL = {"flare": 4200, "flare-test": 4200, "flare-small": 2400}
 _BYTES_PER_PIXEL |= dict.fromkeys(("noposplat", "noposplat-3view"), 4000)
 _BYTES_PER_PIXEL |= dict.fromkeys(("spfsplat", "spfsplat-nointrin", "spfsplatv2"), 4000)
 _BYTES_PER_PIXEL_DEFAULT = 6000
+_ALLOCATOR = "DefaultCPUAllocator"  # how torch names memory that the CPU doesn't have
 # Peak activation memory per pixel and view, measured on the CPU in float32 with a third to spare.
 
 
@@ -88,19 +89,28 @@ def predict(
     prepared = prepare(photos, canvas, c2w=c2w)
     if K is not None:
         prepared = _with_intrinsics(prepared, K)
-    order = _order(photos)
-    size = _views_that_fit(model.spec, canvas, device, max_memory)
+    likeness = _likeness(photos)
+    size = min(len(photos), _views_that_fit(model.spec, canvas, device, max_memory))
     while True:
-        plan = plan_windows(order, size)
+        plan = [reference_first(window, likeness) for window in plan_windows(range(len(photos)), size)]
         try:
             return Predicted(_run(plan, prepared.views, model, device, on_progress), prepared)
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and _ALLOCATOR not in str(error):
+                raise
             least = model.spec.min_views
             if size <= least:
                 message = f"{_count(least)} photos at once do not fit into the memory of {device}"
-                raise MemoryExceeded(message, "use --device cpu or a smaller model") from error
-            size = max(least, size // 2)
+                raise MemoryExceeded(message, _elsewhere(model.spec, device)) from error
+            size = max(least, size * 3 // 4)
             torch.cuda.empty_cache()
+
+
+def _elsewhere(spec: ModelSpec, device: torch.device) -> str:
+    """What to do where even the smallest window does not fit."""
+    ways = ["--device cpu"] if device.type != "cpu" else []
+    ways += ["--model flare-small"] if spec.name != "flare-small" else []
+    return "free some memory" + (", or use " + " or ".join(ways) if ways else "")
 
 
 def _check_input(spec: ModelSpec, num_photos: int, has_intrinsics: bool) -> None:
@@ -157,7 +167,7 @@ def _views_that_fit(spec: ModelSpec, canvas: tuple[int, int], device: torch.devi
         raise MemoryExceeded(
             f"{spec.name} needs about {least * per_view / 2**30:.1f} GiB for {_count(least)} photos; "
             f"{budget / 2**30:.1f} GiB are allowed",
-            "raise --max-memory, or use --model flare-small",
+            f"raise --max-memory; or {_elsewhere(spec, device)}",
         )
     return int(min(spec.max_views, fit))
 
@@ -173,18 +183,18 @@ def plan_windows(order: Sequence[int], size: int) -> list[list[int]]:
     return [list(order[start : start + size]) for start in starts]
 
 
-def _order(photos: Sequence[Photo]) -> list[int]:
-    """Reference first, the others in their given order.
+def reference_first(window: Sequence[int], likeness: Float[np.ndarray, "V V"]) -> list[int]:
+    """A window with its reference in front: the photo most like the others of it, which keep their order."""
+    reference = window[int(np.argmax(likeness[np.ix_(window, window)].sum(1)))]
+    return [reference, *(photo for photo in window if photo != reference)]
 
-    The reference is the photo whose small, blurred, contrast-normalised picture is most like those of all others: the
-    middle of the set, as far as can be told without a network.
-    """
+
+def _likeness(photos: Sequence[Photo]) -> Float[np.ndarray, "V V"]:
+    """Correlation of small, blurred pictures: as much as can be told of neighbours without a network."""
     signatures = []
     for photo in photos:
         rgb = photo.decode((64, 64)).rgb.resize((16, 16), Image.Resampling.BOX)
         pixels = np.asarray(rgb, np.float64).reshape(-1, 3)
         pixels -= pixels.mean(0)
         signatures.append((pixels / max(np.linalg.norm(pixels), 1e-9)).ravel())
-    likeness = np.array(signatures) @ np.array(signatures).T
-    reference = int(np.argmax(likeness.sum(1)))
-    return [reference, *(index for index in range(len(photos)) if index != reference)]
+    return np.array(signatures) @ np.array(signatures).T

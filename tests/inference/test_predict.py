@@ -12,7 +12,7 @@ from PIL import Image
 
 from flarecli.errors import InputError, MemoryExceeded
 from flarecli.images.loading import load_photos
-from flarecli.inference.predict import OVERLAP, plan_windows, predict
+from flarecli.inference.predict import OVERLAP, plan_windows, predict, reference_first
 from flarecli.model.config import find_model
 from flarecli.model.loading import LoadedModel
 from flarecli.scene.views import Prediction, Views
@@ -84,6 +84,15 @@ def test_the_reference_is_the_photo_most_like_the_others(tmp_path):
     assert found.windows[0].photos == (3, 0, 1, 2, 4)
 
 
+def test_every_window_has_its_own_reference_among_its_neighbours(photos):
+    found = predict(photos, model(Recorder()), CPU)
+    assert [sorted(window.photos) for window in found.windows] == [list(range(8)), list(range(3, 11))]
+    likeness = np.eye(6) + 0.5 * np.eye(6, k=1) + 0.5 * np.eye(6, k=-1)
+    likeness[1, 5] = likeness[5, 1] = 9.0  # alike, but not in one window
+    assert reference_first([0, 1, 2, 3], likeness) == [1, 0, 2, 3]
+    assert reference_first([3, 4, 5], likeness) == [4, 3, 5]
+
+
 def test_many_photos_are_split_and_all_predicted(photos):
     network = Recorder()
     found = predict(photos, model(network), CPU)
@@ -98,6 +107,29 @@ def test_a_full_device_is_tried_again_with_fewer_photos(photos):
     assert {photo for window in found.windows for photo in window.photos} == set(range(6))
     with pytest.raises(MemoryExceeded, match="two photos"):
         predict(photos[:6], model(Recorder(fail_above=1)), CPU)
+
+
+def test_what_failed_is_not_tried_again_and_nothing_is_shrunk_more_than_needed(photos):
+    tried = []
+
+    class Narrow(Recorder):
+        def predict(self, views):
+            tried.append(len(views))
+            if len(views) > 3:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+            return super().predict(views)
+
+    predict(photos[:4], model(Narrow()), CPU)
+    assert tried == [4, 3, 3]
+
+
+def test_other_errors_of_a_network_are_not_taken_for_a_lack_of_memory(photos):
+    class Broken(Recorder):
+        def predict(self, views):
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        predict(photos[:4], model(Broken()), CPU)
 
 
 def test_the_budget_bounds_the_window(photos):

@@ -120,7 +120,7 @@ def test_true_answers_have_no_error_whichever_photo_is_the_reference(readouts, t
         def predict(self, views):
             return answer
 
-    monkeypatch.setattr(predict, "_order", lambda photos: order)
+    monkeypatch.setattr(predict, "reference_first", lambda window, likeness: order)
     model = replace(load_model("flare-small"), network=Knowing())
     found = readouts.measure(model, batch, 0, tmp_path / "photos")
     for way in ("coarse", "refined", "pnp", "procrustes", "chosen"):
