@@ -6,7 +6,7 @@ import argparse
 import os
 import pickle
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from flarecli.errors import OutputError, OutputExists, WeightsError, first_line
 from flarecli.model.digests import content_sha256
-from flarecli.model.keys import KeyRule, our_name
+from flarecli.model.fitting import fit_state, listed, rename_state
+from flarecli.model.keys import OWN_KEYS, KeyMap
 from flarecli.model.shards import AVERAGE, load_shards
 
-_SHOWN_KEYS = 5
 _LFS_MAGIC = b"version https://git-lfs"
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
@@ -42,7 +42,10 @@ _LOAD_ERRORS = (
 
 
 def load_weights(
-    build: Callable[[], nn.Module], path: Path, device: torch.device, key_rules: Sequence[KeyRule] = ()
+    build: Callable[[], nn.Module],
+    path: Path,
+    device: torch.device,
+    keys: KeyMap = OWN_KEYS,
 ) -> nn.Module:
     """Build a network around the weights of a file, without a second copy of them in memory.
 
@@ -50,7 +53,7 @@ def load_weights(
         build: makes the network; it is called on the meta device.
         path: safetensors, or a file of ``torch.save``: flat, or nested under ``model`` or ``state_dict``.
         device: where the network goes.
-        key_rules: how the names in the file become those of the network.
+        keys: how the names in the file become those of the network, and in what it may differ from the network.
 
     Returns:
         The network in evaluation mode, all weights in the dtype that it was built with (float32).
@@ -58,10 +61,10 @@ def load_weights(
     Raises:
         WeightsError: the file is missing, damaged, hostile, or not of this network.
     """
-    state = rename_state(read_state_dict(path), key_rules, path)
+    state = rename_state(read_state_dict(path), keys, path)
     with torch.device("meta"):
         network = build()
-    fit_state(state, network.state_dict(), path)
+    fit_state(state, network.state_dict(), path, keys)
     network.load_state_dict(state, strict=True, assign=True)
     _fill_computed_buffers(network, build)
     return network.eval().to(device)
@@ -87,64 +90,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: holds no table of weights", "give a checkpoint of the network")
     strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
-        raise WeightsError(f"{path}: not only weights: {_listed(strangers)}", "give a checkpoint of the network")
+        raise WeightsError(f"{path}: not only weights: {listed(strangers)}", "give a checkpoint of the network")
     state = {str(name): value for name, value in content.items()}
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
 
 
-def rename_state(state: Mapping[str, Tensor], key_rules: Sequence[KeyRule], path: Path) -> dict[str, Tensor]:
-    """The tensors under our names, without those that the rules drop.
-
-    Raises:
-        WeightsError: two names of one parameter hold different values.
-    """
-    renamed: dict[str, Tensor] = {}
-    for theirs, tensor in state.items():
-        ours = our_name(theirs, key_rules)
-        if ours is None:
-            continue
-        if ours in renamed and not torch.equal(renamed[ours], tensor):
-            raise WeightsError(f"{path}: {theirs} differs from the other copy of the same parameter", _WRONG_FILE)
-        renamed[ours] = tensor
-    return renamed
-
-
-def fit_state(state: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Check names, shapes and kinds against a network and cast in place to its dtypes.
-
-    Raises:
-        WeightsError: something is unknown, missing, or of another shape or kind; it names the first five of each.
-    """
-    misfits = [
-        f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
-        for name, tensor in state.items()
-        if name in expected
-        and (
-            tensor.shape != expected[name].shape
-            or tensor.is_floating_point() != expected[name].is_floating_point()
-            or tensor.is_complex()
-            or tensor.layout != torch.strided
-        )
-    ]
-    problems = {
-        "unknown": [name for name in state if name not in expected],
-        "missing": [name for name in expected if name not in state],
-        "of another shape or kind": misfits,
-    }
-    found = [f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items() if names]
-    if found:
-        raise WeightsError(f"{path}: not the weights of this network; " + "; ".join(found), _WRONG_FILE)
-    for name, tensor in state.items():
-        state[name] = tensor.to(expected[name].dtype)
-
-
 def convert(
     source: Path,
     target: Path,
     build: Callable[[], nn.Module],
-    key_rules: Sequence[KeyRule] = (),
+    keys: KeyMap = OWN_KEYS,
     *,
     metadata: Mapping[str, str] | None = None,
     store: Callable[[Tensor], Tensor] = Tensor.contiguous,
@@ -156,7 +113,7 @@ def convert(
         source: any file that :func:`load_weights` takes.
         target: file to write.
         build: makes the network that the weights must fit.
-        key_rules: how the names in the file become ours.
+        keys: how the names in the file become ours, and in what it may differ from the network.
         metadata: kept in the file beside the checksum of the source, for example model and licence.
         store: gives a weight the form that it has in the file.
         overwrite: replace an existing target.
@@ -171,10 +128,10 @@ def convert(
 
     if os.path.lexists(target) and not overwrite:
         raise OutputExists(f"{target} exists", "use --overwrite or another file name")
-    state = rename_state(read_state_dict(source), key_rules, source)
+    state = rename_state(read_state_dict(source), keys, source)
     with torch.device("meta"):
         expected = build().state_dict()
-    fit_state(state, expected, source)
+    fit_state(state, expected, source, keys)
     header = {"format": "pt", **(metadata or {}), "source_sha256": content_sha256(source)}
     unfinished = target.with_name(f".{target.name}.part")
     try:
@@ -190,7 +147,6 @@ def convert(
     return target
 
 
-_WRONG_FILE = "check --model and --weights; `flare weights list` shows which file belongs to which model"
 _DAMAGED = "download it again, or give another file with --weights"
 
 
@@ -240,7 +196,3 @@ def _fill_computed_buffers(network: nn.Module, build: Callable[[], nn.Module]) -
         owner, _, attribute = name.rpartition(".")
         module = network.get_submodule(owner)
         setattr(module, attribute, values[name])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")

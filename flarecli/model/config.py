@@ -6,16 +6,11 @@ from flarecli.errors import InputError
 from flarecli.model.config_flare import FlareConfig
 from flarecli.model.config_small import SIZES
 from flarecli.model.config_splat import SplatConfig
-from flarecli.model.flare_keys import FLARE_KEYS
-from flarecli.model.flare_nvs_keys import FLARE_NVS_KEYS
-from flarecli.model.keys import KeyRule
+from flarecli.model.flare_keys import FLARE_MAP
+from flarecli.model.flare_nvs_keys import FLARE_NVS_MAP
+from flarecli.model.keys import KeyMap
 from flarecli.model.spec import Canvas, ModelSpec, WeightsSpec
-from flarecli.model.splat_keys import (
-    NOPOSPLAT_KEYS,
-    SPFSPLAT_KEYS,
-    SPFSPLAT_NO_INTRINSICS_KEYS,
-    SPFSPLAT_V2_KEYS,
-)
+from flarecli.model.splat_keys import NOPOSPLAT_MAP, SPFSPLAT_MAP, SPFSPLAT_NO_INTRINSICS_MAP, SPFSPLAT_V2_MAP
 
 _TEST_CONFIG = FlareConfig(
     enc_dim=32,
@@ -51,11 +46,11 @@ def _noposplat_weights(filename: str) -> WeightsSpec:
         licence=_DERIVED_LICENCE,
         commercial=False,
         source="NoPoSplat (ICLR 2025), https://huggingface.co/botaoye/NoPoSplat",
-        key_rules=NOPOSPLAT_KEYS,
+        keys=NOPOSPLAT_MAP,
     )
 
 
-def _spfsplat_weights(repository: str, filename: str, key_rules: tuple[KeyRule, ...]) -> WeightsSpec:
+def _spfsplat_weights(repository: str, filename: str, keys: KeyMap) -> WeightsSpec:
     return WeightsSpec(
         filename=filename,
         hub_repo=f"RanranHuang/{repository}",
@@ -65,7 +60,7 @@ def _spfsplat_weights(repository: str, filename: str, key_rules: tuple[KeyRule, 
         licence=_DERIVED_LICENCE,
         commercial=False,
         source=f"{repository}, https://huggingface.co/RanranHuang/{repository}",
-        key_rules=key_rules,
+        keys=keys,
     )
 
 
@@ -83,7 +78,7 @@ _ROWS = (
             licence="CC BY-NC-SA 4.0",
             commercial=False,
             source="FLARE (CVPR 2025), https://huggingface.co/AntResearch/FLARE",
-            key_rules=FLARE_KEYS,
+            keys=FLARE_MAP,
         ),
         canvas=Canvas(size_hw=(384, 512), long_side=512, multiple=64),
         max_views=8,
@@ -118,7 +113,7 @@ _ROWS = (
             licence="CC BY-NC-SA 4.0",
             commercial=False,
             source="FLARE (CVPR 2025), https://huggingface.co/zhang3z/FLARE_NVS",
-            key_rules=FLARE_NVS_KEYS,
+            keys=FLARE_NVS_MAP,
         ),
         canvas=_SQUARE_FOR_FLARE,
         max_views=2,
@@ -153,7 +148,7 @@ _ROWS = (
         task="published SPFSplat, 0.6 billion parameters: Gaussians and poses of two photos",
         build="flarecli.model.spfsplat:SpfSplat",
         config=SplatConfig(pose="pooled"),
-        weights=_spfsplat_weights("SPFSplat", "re10k_dl3dv.ckpt", SPFSPLAT_KEYS),
+        weights=_spfsplat_weights("SPFSplat", "re10k_dl3dv.ckpt", SPFSPLAT_MAP),
         canvas=_SQUARE,
         max_views=2,
         takes_intrinsics=True,
@@ -163,7 +158,7 @@ _ROWS = (
         task="SPFSplat trained without intrinsics: estimates the focal length too",
         build="flarecli.model.spfsplat:SpfSplat",
         config=SplatConfig(pose="pooled", intrinsics="none"),
-        weights=_spfsplat_weights("SPFSplat", "re10k_nointrin.ckpt", SPFSPLAT_NO_INTRINSICS_KEYS),
+        weights=_spfsplat_weights("SPFSplat", "re10k_nointrin.ckpt", SPFSPLAT_NO_INTRINSICS_MAP),
         canvas=_SQUARE,
         max_views=2,
     ),
@@ -172,7 +167,7 @@ _ROWS = (
         task="published SPFSplatV2, 0.6 billion parameters: Gaussians and poses of 2 to 10 photos",
         build="flarecli.model.spfsplat:SpfSplat",
         config=SplatConfig(pose="token", intrinsics="decoder"),
-        weights=_spfsplat_weights("SPFSplatV2", "re10k_spfsplatv2_10view.ckpt", SPFSPLAT_V2_KEYS),
+        weights=_spfsplat_weights("SPFSplatV2", "re10k_spfsplatv2_10view.ckpt", SPFSPLAT_V2_MAP),
         canvas=_SQUARE,
         max_views=10,
         takes_intrinsics=True,

@@ -6,7 +6,7 @@ Every published name is matched by exactly one rule.
 from __future__ import annotations
 
 from flarecli.model.dpt_keys import point_head_rules
-from flarecli.model.keys import KeyRule
+from flarecli.model.keys import KeyMap, KeyRule
 
 ENCODER_RULES = (
     KeyRule(r"patch_embed\.proj\.(\w+)", r"encoder.patch_embed.\1"),
@@ -94,4 +94,10 @@ FLARE_KEYS: tuple[KeyRule, ...] = (
     *GLOBAL_STAGE_RULES,
     *point_head_rules("downstream_head1", "local_head"),
     *point_head_rules("downstream_head2", "global_head"),
+)
+
+# The published program never loads strictly, so its files may hold more, and where the decoder of the other views is
+# absent, it copies that of the reference view.
+FLARE_MAP = KeyMap(
+    FLARE_KEYS, extra_names=True, copies=(("pose_stage.source_blocks.", "pose_stage.reference_blocks."),)
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flarecli.model.dpt_keys import point_head_rules
 from flarecli.model.flare_keys import (
     ENCODER_RULES,
+    FLARE_MAP,
     GLOBAL_STAGE_RULES,
     LOCAL_STAGE_RULES,
     POSE_STAGE_RULES,
@@ -51,4 +54,11 @@ FLARE_NVS_KEYS: tuple[KeyRule, ...] = (
     *_APPEARANCE,
     *_GAUSSIAN_HEAD,
     *point_head_rules("downstream_head2", "global_head"),
+)
+
+# Weights trained with harmonics of degree 2 have 24 rows of these, not 72.
+FLARE_NVS_MAP = replace(
+    FLARE_MAP,
+    rules=FLARE_NVS_KEYS,
+    padded=("gaussian_head.colour_detail.weight", "gaussian_head.colour_detail.bias"),
 )

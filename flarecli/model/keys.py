@@ -1,4 +1,4 @@
-"""Names of foreign checkpoints as data: each rule renames parameters or drops them with a reason."""
+"""Foreign checkpoints as data: rules that rename parameters or drop them with a reason, and what a file may lack."""
 
 from __future__ import annotations
 
@@ -24,6 +24,28 @@ class KeyRule:
     def __post_init__(self) -> None:
         if (self.target is None) == (not self.reason):
             raise ValueError(f"rule {self.pattern!r} needs either a target or a reason to drop")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMap:
+    """How the weights of a checkpoint become those of a network, and in what they may differ from it.
+
+    Attributes:
+        rules: from foreign names to ours; names that no rule matches stay as they are.
+        prefix: where foreign names begin with this, the others belong to the training and are not read.
+        extra_names: whether weights that the network does not know are left out with a warning instead of refused.
+        copies: (part, source) in our names: a part that is wholly absent has the weights of the source.
+        padded: our names of weights that may have fewer rows; those at the end are then zero.
+    """
+
+    rules: tuple[KeyRule, ...] = ()
+    prefix: str = ""
+    extra_names: bool = False
+    copies: tuple[tuple[str, str], ...] = ()
+    padded: tuple[str, ...] = ()
+
+
+OWN_KEYS = KeyMap()
 
 
 def rule_for(key: str, rules: Sequence[KeyRule]) -> tuple[KeyRule, str | None] | None:

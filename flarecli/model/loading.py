@@ -19,6 +19,7 @@ from flarecli.model.config import find_model
 from flarecli.model.config_small import GAUSSIAN_PART, FlareSmallConfig
 from flarecli.model.digests import remembered_sha256
 from flarecli.model.hub import LicencePolicy, first_use_notice, licence_check, locate, pull_hint, weights_of
+from flarecli.model.keys import OWN_KEYS
 from flarecli.model.shards import compact
 from flarecli.model.spec import ModelSpec
 from flarecli.model.stated import stated_config
@@ -112,9 +113,9 @@ def load_model(
         if offline:
             hint += " (needs the network; or copy the file here and give it with --weights)"
         raise WeightsError(f"the weights of {name} ({weights_of(spec).filename}) are not on this machine", hint)
-    rules = () if spec.weights is None else spec.weights.key_rules
     spec = _as_stated(spec, path)
-    network = load_weights(network_builder(spec), path, device, rules)
+    keys = OWN_KEYS if spec.weights is None else spec.weights.keys
+    network = load_weights(network_builder(spec), path, device, keys)
     if notice := first_use_notice(spec):
         LOGGER.info(notice)
     licence = "none" if spec.weights is None else spec.weights.licence
@@ -139,5 +140,5 @@ def convert_weights(name: str, source: Path, target: Path, *, overwrite: bool = 
     spec, store = _as_stated(spec, source), Tensor.contiguous
     if isinstance(spec.config, FlareSmallConfig):
         metadata["config"], store = json.dumps(spec.config.to_dict()), compact
-    build, rules = network_builder(spec), weights.key_rules
-    return convert(source, target, build, rules, metadata=metadata, store=store, overwrite=overwrite)
+    build = network_builder(spec)
+    return convert(source, target, build, weights.keys, metadata=metadata, store=store, overwrite=overwrite)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flarecli.model.config_flare import FlareConfig
 from flarecli.model.config_small import FlareSmallConfig
 from flarecli.model.config_splat import SplatConfig
-from flarecli.model.keys import KeyRule
+from flarecli.model.keys import OWN_KEYS, KeyMap
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class WeightsSpec:
         licence: its name.
         commercial: whether the licence allows commercial use.
         source: where the weights come from, for credits.
-        key_rules: how its parameter names become ours; names that no rule matches must be ours already.
+        keys: how its parameter names become ours, and in what it may differ from the network.
     """
 
     filename: str
@@ -47,7 +47,7 @@ class WeightsSpec:
     licence: str
     commercial: bool
     source: str
-    key_rules: tuple[KeyRule, ...] = ()
+    keys: KeyMap = OWN_KEYS
 
 
 @dataclass(frozen=True)

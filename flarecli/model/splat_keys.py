@@ -5,8 +5,10 @@ All names begin with ``encoder.`` in the training checkpoints; the evaluation pr
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flarecli.model.dpt_keys import gaussian_head_rules, point_head_rules
-from flarecli.model.keys import KeyRule
+from flarecli.model.keys import KeyMap, KeyRule
 
 _PREFIX = r"(?:encoder\.)?"
 _BACKBONE = rf"{_PREFIX}backbone\."
@@ -55,3 +57,9 @@ SPFSPLAT_V2_KEYS: tuple[KeyRule, ...] = (
     *SPFSPLAT_KEYS,
     KeyRule(rf"{_BACKBONE}pose_token", "trunk.pose_token"),
 )
+
+# The published program of NoPoSplat loads strictly what begins with this prefix, that of SPFSplat takes more.
+NOPOSPLAT_MAP = KeyMap(NOPOSPLAT_KEYS, prefix="encoder.")
+SPFSPLAT_MAP = KeyMap(SPFSPLAT_KEYS, prefix="encoder.", extra_names=True)
+SPFSPLAT_NO_INTRINSICS_MAP = replace(SPFSPLAT_MAP, rules=SPFSPLAT_NO_INTRINSICS_KEYS)
+SPFSPLAT_V2_MAP = replace(SPFSPLAT_MAP, rules=SPFSPLAT_V2_KEYS)

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from flarecli.errors import OutputError, OutputExists, WeightsError
 from flarecli.model.checkpoints import convert, load_weights
-from flarecli.model.keys import KeyRule
+from flarecli.model.keys import KeyMap, KeyRule
 
 CPU = torch.device("cpu")
-RULES = (
-    KeyRule(r"theirs\.(.+)", r"first.\1"),
-    KeyRule(r"alias\.(.+)", r"first.\1"),
-    KeyRule(r"dead\..+", None, "never used"),
+KEYS = KeyMap(
+    (
+        KeyRule(r"theirs\.(.+)", r"first.\1"),
+        KeyRule(r"alias\.(.+)", r"first.\1"),
+        KeyRule(r"dead\..+", None, "never used"),
+    )
 )
 
 
@@ -73,16 +75,16 @@ def test_torch_files(tmp_path: Path, state: dict[str, Tensor], layout: str) -> N
 def test_rules_rename_and_drop(tmp_path: Path, state: dict[str, Tensor]) -> None:
     foreign = {name.replace("first", "theirs"): value for name, value in state.items()}
     save_file({**foreign, "dead.weight": torch.zeros(7)}, tmp_path / "a.safetensors")
-    assert_holds(load_weights(Toy, tmp_path / "a.safetensors", CPU, RULES), state)
+    assert_holds(load_weights(Toy, tmp_path / "a.safetensors", CPU, KEYS), state)
 
 
 def test_two_names_of_one_parameter_must_agree(tmp_path: Path, state: dict[str, Tensor]) -> None:
     path = tmp_path / "a.safetensors"
     save_file({**state, "alias.bias": state["first.bias"].clone()}, path)
-    assert_holds(load_weights(Toy, path, CPU, RULES), state)
+    assert_holds(load_weights(Toy, path, CPU, KEYS), state)
     save_file({**state, "alias.bias": state["first.bias"] + 1}, path)
     with pytest.raises(WeightsError, match=r"a\.safetensors: (alias|first)\.bias differs"):
-        load_weights(Toy, path, CPU, RULES)
+        load_weights(Toy, path, CPU, KEYS)
 
 
 def test_half_precision_files_become_float32(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -210,7 +212,7 @@ def test_convert_keeps_values_and_says_where_they_come_from(tmp_path: Path, stat
     source, target = tmp_path / "a.pth", tmp_path / "deep" / "a.safetensors"
     foreign = {name.replace("first", "theirs"): value for name, value in state.items()}
     torch.save({"model": {**foreign, "dead.weight": torch.zeros(2)}}, source)
-    convert(source, target, Toy, RULES, metadata={"model": "toy", "licence": "CC0"})
+    convert(source, target, Toy, KEYS, metadata={"model": "toy", "licence": "CC0"})
     written = load_file(target)
     assert written.keys() == state.keys()
     assert all(torch.equal(written[name], state[name]) for name in state)
@@ -218,7 +220,7 @@ def test_convert_keeps_values_and_says_where_they_come_from(tmp_path: Path, stat
         metadata = file.metadata()
     assert metadata["licence"] == "CC0" and metadata["model"] == "toy"
     assert metadata["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert_holds(load_weights(Toy, target, CPU, RULES), state)
+    assert_holds(load_weights(Toy, target, CPU, KEYS), state)
     assert [path.name for path in target.parent.iterdir()] == ["a.safetensors"]
 
 

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from flarecli.errors import InputError, WeightsError
@@ -108,6 +108,89 @@ def test_converted_weights_predict_the_same(tmp_path: Path) -> None:
     assert torch.equal(before.points_global, after.points_global)
     with safe_open(target, "pt") as file:
         assert file.metadata()["licence"] == "CC BY-NC-SA 4.0"
+
+
+@pytest.fixture
+def tiny_nvs(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    row = replace(MODELS["flare-nvs"], config=CONFIG)
+    monkeypatch.setitem(config.MODELS, "flare-nvs", row)
+    torch.manual_seed(2)
+    return network_builder(row)()
+
+
+@pytest.mark.usefixtures("tiny_flare")
+def test_weights_that_a_published_network_does_not_know_are_left_out_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, target = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    state = network_builder(config.MODELS["flare"])().state_dict()
+    torch.save({"model": {**state, **{f"extra.{index}": torch.zeros(1) for index in range(7)}}}, path)
+    loaded = cast("nn.Module", load_model("flare", weights=path).network).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert str(path) in warning
+    assert "7 weights" in warning and "extra.0, extra.1, extra.2, extra.3, extra.4, ..." in warning
+    convert_weights("flare", path, target)
+    assert load_file(target).keys() == state.keys()
+
+
+@pytest.mark.usefixtures("tiny_flare")
+def test_weights_that_a_published_network_needs_must_be_there_in_their_shapes(tmp_path: Path) -> None:
+    state = network_builder(config.MODELS["flare"])().state_dict()
+    state["extra"] = state.pop("encoder.norm.bias")
+    state["encoder.norm.weight"] = torch.zeros(3)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"1 missing: encoder\.norm\.bias; .*encoder\.norm\.weight \(3,\)"):
+        load_model("flare", weights=tmp_path / "a.pth")
+
+
+def test_the_small_network_takes_no_unknown_weights(tmp_path: Path) -> None:
+    state = FlareSmall(SIZES["tiny"]).state_dict()
+    write_weights({**state, "extra": torch.zeros(1)}, SIZES["tiny"], tmp_path / "a.safetensors", {})
+    with pytest.raises(WeightsError, match="1 unknown: extra"):
+        load_model("flare-small", weights=tmp_path / "a.safetensors")
+
+
+@pytest.mark.usefixtures("tiny_flare")
+def test_an_absent_decoder_of_the_other_views_is_that_of_the_reference(tmp_path: Path) -> None:
+    path, target = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    state = network_builder(config.MODELS["flare"])().state_dict()
+    kept = {name: value for name, value in state.items() if not name.startswith("pose_stage.source_blocks.")}
+    published = {name.replace("pose_stage.reference_blocks", "dec_blocks"): value for name, value in kept.items()}
+    assert len(published) < len(state)
+    torch.save({"model": published}, path)
+    convert_weights("flare", path, target)
+    for file in (path, target):
+        loaded = cast("nn.Module", load_model("flare", weights=file).network).state_dict()
+        for name, value in loaded.items():
+            source = name.replace("pose_stage.source_blocks", "pose_stage.reference_blocks")
+            assert torch.equal(value, kept[source]), name
+    broken = {name: value for name, value in state.items() if not name.startswith("pose_stage.source_blocks.0.")}
+    torch.save({"model": broken}, path)
+    with pytest.raises(WeightsError, match=r"missing: pose_stage\.source_blocks\.0"):
+        load_model("flare", weights=path)
+
+
+@pytest.mark.parametrize("rows", [24, 72])
+def test_harmonics_of_a_lower_degree_are_filled_up_with_zeros(tmp_path: Path, tiny_nvs: nn.Module, rows: int) -> None:
+    state = tiny_nvs.state_dict()
+    names = ("gaussian_head.colour_detail.weight", "gaussian_head.colour_detail.bias")
+    published = {name: value for name, value in state.items() if name not in names}
+    for name in names:
+        published[name.replace("gaussian_head.colour_detail", "downstream_head4.sh_high_fre")] = state[name][:rows]
+    torch.save(published, tmp_path / "NVS.pth")
+    loaded = cast("nn.Module", load_model("flare-nvs", weights=tmp_path / "NVS.pth").network).state_dict()
+    for name in names:
+        assert loaded[name].shape == state[name].shape
+        assert torch.equal(loaded[name][:rows], state[name][:rows])
+        assert not loaded[name][rows:].any()
+
+
+def test_more_harmonics_than_the_network_has_are_refused(tmp_path: Path, tiny_nvs: nn.Module) -> None:
+    state = {**tiny_nvs.state_dict(), "gaussian_head.colour_detail.bias": torch.zeros(80)}
+    torch.save(state, tmp_path / "NVS.pth")
+    with pytest.raises(WeightsError, match=r"colour_detail\.bias \(80,\) instead of \(72,\)"):
+        load_model("flare-nvs", weights=tmp_path / "NVS.pth")
 
 
 def test_the_shipped_model_loads_from_half_precision(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def state_of(name: str) -> dict[str, Tensor]:
     return {key: torch.randn_like(value) for key, value in network_builder(config.MODELS[name])().state_dict().items()}
 
 
-def published_checkpoint(name: str, path: Path, *, prefix: bool = True) -> dict[str, Tensor]:
+def published_checkpoint(
+    name: str, path: Path, *, prefix: bool = True, more: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """A training checkpoint of the tiny network under the published names, unused entries included."""
     table = SHARED / f"{TABLES[name]}.keys.tsv"
     if not table.exists():
@@ -46,11 +50,15 @@ def published_checkpoint(name: str, path: Path, *, prefix: bool = True) -> dict[
     assert weights is not None
     ours, theirs = state_of(name), {}
     for row in published_rows(table):
-        target = our_name(row["key"], weights.key_rules)
+        target = our_name(row["key"], weights.keys.rules)
         if target is None or target in ours:  # layers that the tiny network lacks are left out
             value = torch.zeros(1) if target is None else ours[target]
             theirs[row["key"] if prefix else row["key"].removeprefix("encoder.")] = value
-    content = {"state_dict": theirs, "epoch": 3, "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}]}
+    content = {
+        "state_dict": {**theirs, **(more or {})},
+        "epoch": 3,
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}],
+    }
     torch.save(content, path)
     return ours
 
@@ -77,6 +85,31 @@ def test_the_checkpoint_without_intrinsics_drops_their_weights(tmp_path: Path) -
         "trunk.intrinsics_embed.weight",
         "trunk.intrinsics_embed.bias",
     }
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", TABLES)
+def test_only_what_lies_below_the_prefix_is_read(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    more = {"losses.0.scale": torch.ones(1), "trunk.decoder_norm.weight": torch.full((32,), 7.0)}
+    ours = published_checkpoint(name, tmp_path / "a.ckpt", more=more)
+    model = load_model(name, weights=tmp_path / "a.ckpt")
+    assert isinstance(model.network, torch.nn.Module)
+    assert all(torch.equal(model.network.state_dict()[key], value) for key, value in ours.items())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.shared
+def test_spfsplat_takes_weights_that_it_does_not_know_and_noposplat_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The published programs load one with ``strict=False``, the other with ``strict=True``."""
+    more = {"encoder.novelty.weight": torch.ones(1)}
+    published_checkpoint("spfsplat", tmp_path / "a.ckpt", more=more)
+    load_model("spfsplat", weights=tmp_path / "a.ckpt")
+    assert "1 weights left out" in caplog.text and "encoder.novelty.weight" in caplog.text
+    published_checkpoint("noposplat", tmp_path / "b.ckpt", more=more)
+    with pytest.raises(WeightsError, match=r"1 unknown: encoder\.novelty\.weight"):
+        load_model("noposplat", weights=tmp_path / "b.ckpt")
 
 
 @pytest.mark.parametrize(
