@@ -86,22 +86,25 @@ def pull_weights(
 def path_of_weights(model: Model, talking: TalkOptions) -> None:
     """Print the path of a weights file that is on this machine."""
     with Talk(talking) as talk:
-        _print_path("path", model, _located(model, None), talk)
+        _print_path("path", model, _located(model), talk)
 
 
 @app.command("verify")
 @take_groups
 def verify_weights(model: Model, talking: TalkOptions, weights: Weights = None) -> None:
-    """Read a weights file in full and compare its checksum."""
+    """Read a weights file in full: compare its checksum where one is known, load it otherwise."""
     from flarecli.model.config import find_model
-    from flarecli.model.hub import verify
+    from flarecli.model.verification import verify
 
     with Talk(talking) as talk:
-        found = verify(_located(model, weights), find_model(model))
-        known = found.expected_sha256 is not None
-        talk.say(
-            f"{found.path}: " + ("checksum is right" if known else "readable; no checksum is known to compare with")
-        )
+        found = verify(find_model(model), weights)
+        if found.expected_sha256 is None:
+            talk.say(f"{found.path}: loads as {model}; no checksum is known to compare with")
+        else:
+            talk.say(f"{found.path}: checksum is right")
+        talk.say(f"sha256: {found.sha256}")
+        for name, value in sorted(found.header.items()):
+            talk.say(f"{name}: {value}")
         talk.result(
             {
                 "command": "weights verify",
@@ -110,6 +113,7 @@ def verify_weights(model: Model, talking: TalkOptions, weights: Weights = None) 
                 "path": found.path,
                 "sha256": found.sha256,
                 "expected_sha256": found.expected_sha256,
+                "header": found.header,
             }
         )
 
@@ -131,13 +135,13 @@ def convert_file(
         _print_path("convert", model, path, talk)
 
 
-def _located(model: str, weights: Path | None) -> Path:
+def _located(model: str) -> Path:
     from flarecli.model.config import find_model
     from flarecli.model.hub import locate, pull_hint, weights_of
 
     spec = find_model(model)
     weights_of(spec)
-    path = locate(spec, weights)
+    path = locate(spec)
     if path is None:
         raise WeightsError(f"the weights of {model} are not on this machine", pull_hint(spec))
     return path

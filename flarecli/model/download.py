@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from flarecli.errors import OutputError, WeightsError, first_line
 from flarecli.model.digests import file_sha256, write_json
-from flarecli.model.hub import download_folder, locate, origin_path, pull_hint, weights_of
+from flarecli.model.hub import download_folder, find_kept, origin_path, pull_hint, weights_of
 from flarecli.model.spec import ModelSpec, WeightsSpec
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SILENCE_SECONDS = 30.0
 
 
 def pull(spec: ModelSpec, *, offline: bool = False, on_progress: Progress | None = None) -> Path:
-    """Download the weights of a model into the user's cache, unless they are on this machine.
+    """Download the weights of a model into the user's cache, unless they are there or in the checkout.
 
     ``$HF_ENDPOINT`` names a mirror of the hub, ``$HF_HUB_OFFLINE`` forbids the network. What was downloaded before an
     interruption is kept and used by the next call.
@@ -43,9 +43,9 @@ def pull(spec: ModelSpec, *, offline: bool = False, on_progress: Progress | None
         OutputError: the disk is too small, or the cache can't be written.
     """
     weights = weights_of(spec)
-    found = locate(spec)
+    found = find_kept(spec)
     if found is not None:
-        return found
+        return found[0]
     if weights.hub_repo is None:
         raise WeightsError(f"{weights.filename} is not on this machine and not on the hub", pull_hint(spec))
     if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:

@@ -9,10 +9,13 @@ from typing import Literal
 
 from flarecli.errors import InputError, WeightsError
 from flarecli.model.config import MODELS
-from flarecli.model.digests import file_sha256, read_json, user_cache, write_json
+from flarecli.model.digests import read_json, user_cache, write_json
 from flarecli.model.spec import ModelSpec, WeightsSpec
 
 LicencePolicy = Literal["any", "commercial"]
+
+EXPLICIT, NAMED, CHECKOUT, CACHE = "explicit", "FLARE_WEIGHTS", "checkout", "cache"
+"""Places where weights are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class WeightsStatus:
     Attributes:
         spec: the model.
         path: its weights file, or None where there is none on this machine.
-        place: where it was found: explicit, FLARE_WEIGHTS, checkout, cache, or empty.
+        place: where it was found: FLARE_WEIGHTS, checkout, cache, or empty.
         size_bytes: size on disk, or the published size.
     """
 
@@ -30,21 +33,6 @@ class WeightsStatus:
     path: Path | None
     place: str
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """A weights file that was read in full.
-
-    Attributes:
-        path: the file.
-        sha256: checksum of its content.
-        expected_sha256: what it was compared with, or None where no checksum is known.
-    """
-
-    path: Path
-    sha256: str
-    expected_sha256: str | None
 
 
 def weights_of(spec: ModelSpec) -> WeightsSpec:
@@ -64,27 +52,56 @@ def weights_status() -> list[WeightsStatus]:
     for spec in MODELS.values():
         if spec.hidden or spec.weights is None:
             continue
-        found = _find(spec, spec.weights)
+        found = find(spec)
         size = spec.weights.size_bytes if found is None else found[0].stat().st_size
         rows.append(WeightsStatus(spec, found[0] if found else None, found[1] if found else "", size))
     return rows
 
 
-def locate(spec: ModelSpec, explicit: Path | None = None) -> Path | None:
-    """The weights file of a model on this machine, or None.
+def find(spec: ModelSpec, explicit: Path | None = None) -> tuple[Path, str] | None:
+    """The weights file of a model on this machine and its place, or None.
 
-    Looked up in order: ``explicit``, ``$FLARE_WEIGHTS`` (a file, or a folder that holds it), the checkout's
-    ``weights/``, the user's cache. A converted safetensors file beside the published name is preferred.
+    Looked up in order: ``explicit``; ``$FLARE_WEIGHTS``, a folder that holds it, or a file whose header or else name is
+    that of the model; the checkout's ``weights/``; the user's cache. A converted safetensors file beside the published
+    name is preferred.
 
     Raises:
-        WeightsError: ``explicit`` or ``$FLARE_WEIGHTS`` names something that does not exist.
+        WeightsError: ``explicit`` or ``$FLARE_WEIGHTS`` names something that does not exist, or ``$FLARE_WEIGHTS`` a
+            file of no model.
     """
     if explicit is not None:
         if not explicit.is_file():
             raise WeightsError(f"{explicit}: no such weights file", "check --weights")
-        return explicit
-    found = None if spec.weights is None else _find(spec, spec.weights)
+        return explicit, EXPLICIT
+    if spec.weights is None:
+        return None
+    return _find_named(spec, spec.weights) or find_kept(spec)
+
+
+def locate(spec: ModelSpec, explicit: Path | None = None) -> Path | None:
+    """The weights file of a model on this machine, or None; as :func:`find`."""
+    found = find(spec, explicit)
     return None if found is None else found[0]
+
+
+def find_kept(spec: ModelSpec) -> tuple[Path, str] | None:
+    """The same among the files of the checkout and of the user's cache."""
+    weights = weights_of(spec)
+    for folder, place in ((_checkout_folder(), CHECKOUT), (download_folder(spec), CACHE)):
+        if path := _in_folder(folder, weights):
+            return path, place
+    return None
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says; empty for files of other kinds and damaged ones."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def pull_hint(spec: ModelSpec) -> str:
@@ -102,23 +119,6 @@ def download_folder(spec: ModelSpec) -> Path:
 def origin_path(weights_path: Path) -> Path:
     """Note beside a downloaded file: repository, commit and checksum."""
     return weights_path.with_name(f"{weights_path.name}.origin.json")
-
-
-def verify(path: Path, spec: ModelSpec) -> Verification:
-    """Read a weights file in full and compare its checksum with the published or the downloaded one.
-
-    Raises:
-        WeightsError: the checksum is another one, or the file can't be read.
-    """
-    expected = weights_of(spec).sha256
-    if expected is None:
-        noted = read_json(origin_path(path)).get("sha256")
-        expected = noted if isinstance(noted, str) else None
-    digest = file_sha256(path)
-    if expected is not None and digest != expected:
-        message = f"{path}: checksum {digest[:12]}... instead of {expected[:12]}...; the file is damaged or another one"
-        raise WeightsError(message, f"remove it and run: {pull_hint(spec)}")
-    return Verification(path, digest, expected)
 
 
 def licence_check(spec: ModelSpec, policy: LicencePolicy) -> None:
@@ -153,23 +153,38 @@ def first_use_notice(spec: ModelSpec) -> str | None:
     return licence_notice(spec)
 
 
-def _find(spec: ModelSpec, weights: WeightsSpec) -> tuple[Path, str] | None:
-    names = dict.fromkeys([Path(weights.filename).with_suffix(".safetensors").name, weights.filename])
-    places: list[tuple[Path, str]] = []
+def _find_named(spec: ModelSpec, weights: WeightsSpec) -> tuple[Path, str] | None:
     named = os.environ.get("FLARE_WEIGHTS")
-    if named:
-        path = Path(named).expanduser()
-        if _is_file(path):
-            return path, "FLARE_WEIGHTS"
-        if not path.is_dir():
-            raise WeightsError(f"FLARE_WEIGHTS names {path}, which does not exist", "correct or unset FLARE_WEIGHTS")
-        places.append((path, "FLARE_WEIGHTS"))
-    places += [(_checkout_folder(), "checkout"), (download_folder(spec), "cache")]
-    for folder, place in places:
-        for name in names:
-            if _is_file(folder / name):
-                return folder / name, place
-    return None
+    if not named:
+        return None
+    path = Path(named).expanduser()
+    if _is_file(path):
+        return (path, NAMED) if _model_of(path) == spec.name else None
+    if not path.is_dir():
+        raise WeightsError(f"FLARE_WEIGHTS names {path}, which does not exist", "correct or unset FLARE_WEIGHTS")
+    found = _in_folder(path, weights)
+    return None if found is None else (found, NAMED)
+
+
+def _model_of(path: Path) -> str:
+    stated = read_header(path).get("model")
+    if stated in MODELS:
+        return stated
+    for spec in MODELS.values():
+        if spec.weights is not None and path.name in _names(spec.weights):
+            return spec.name
+    message = f"FLARE_WEIGHTS names {path}, and neither its name nor a header says of which model it is"
+    raise WeightsError(
+        message, "unset FLARE_WEIGHTS and give the file with --weights, or rename it as it was published"
+    )
+
+
+def _names(weights: WeightsSpec) -> tuple[str, ...]:
+    return Path(weights.filename).with_suffix(".safetensors").name, weights.filename
+
+
+def _in_folder(folder: Path, weights: WeightsSpec) -> Path | None:
+    return next((folder / name for name in _names(weights) if _is_file(folder / name)), None)
 
 
 def _is_file(path: Path) -> bool:

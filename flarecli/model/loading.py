@@ -122,6 +122,16 @@ def load_model(
     return LoadedModel(cast("GeometryNetwork", network), spec, path, remembered_sha256(path), licence)
 
 
+def check_weights(spec: ModelSpec, path: Path) -> None:
+    """Load a weights file as :func:`load_model` does, for nothing but its errors.
+
+    Raises:
+        WeightsError: the file is damaged, or of another network.
+    """
+    spec = _as_stated(spec, path)
+    load_weights(network_builder(spec), path, torch.device("cpu"), weights_of(spec).keys)
+
+
 def convert_weights(name: str, source: Path, target: Path, *, overwrite: bool = False) -> Path:
     """Rewrite a checkpoint of a model as safetensors with its licence and origin inside.
 

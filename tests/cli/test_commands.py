@@ -16,6 +16,9 @@ from flarecli.export import EXPORTERS, write_formats
 from flarecli.export.archive import save_scene
 from flarecli.export.manifest import build_manifest, write_manifest
 from flarecli.job import DEFAULT_EXPORTS, SceneResult
+from flarecli.model.config_small import SIZES
+from flarecli.model.flare_small import FlareSmall
+from flarecli.train.ship import write_weights
 from tests.synthetic import make_scene
 
 VERDICTS = [{"name": "a", "status": "verified"}]
@@ -186,13 +189,19 @@ def test_absent_or_forbidden_weights_are_code_5(answer, no_weights):
 
 
 def test_weights_path_and_verify_of_a_file(answer, no_weights, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("FLARE_WEIGHTS", str(tmp_path / "flare.safetensors"))
-    (tmp_path / "flare.safetensors").write_bytes(b"content")
-    assert run(["weights", "path", "flare"]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "flare.safetensors")
-    code, value = answer("weights", "verify", "flare")
-    assert (code, value["expected_sha256"]) == (0, None)  # only published files have a known checksum
-    assert answer("weights", "verify", "flare", "--weights", tmp_path / "absent")[0] == 5
+    mine = tmp_path / "mine.safetensors"
+    write_weights(FlareSmall(SIZES["tiny"]).state_dict(), SIZES["tiny"], mine, {"data": "my photos"})
+    monkeypatch.setenv("FLARE_WEIGHTS", str(mine))
+    assert run(["weights", "path", "flare-small"]) == 0
+    assert capsys.readouterr().out.strip() == str(mine)
+    assert answer("weights", "path", "flare")[0] == 5  # its header says flare-small
+    code, value = answer("weights", "verify", "flare-small")
+    assert (code, value["expected_sha256"], value["header"]["data"]) == (0, None, "my photos")
+    assert answer("weights", "verify", "flare-small", "--weights", tmp_path / "absent")[0] == 5
+    assert run(["weights", "verify", "flare-small", "--weights", str(mine)]) == 0
+    told = capsys.readouterr()
+    assert f"{mine}: loads as flare-small" in told.out + told.err
+    assert value["sha256"] in told.out + told.err and "data: my photos" in told.out + told.err
 
 
 def test_weights_convert_refuses_what_is_no_checkpoint(answer, tmp_path):

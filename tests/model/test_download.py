@@ -107,10 +107,20 @@ def test_pull_downloads_once_and_notes_the_origin(server: Hub) -> None:
     assert progress[-1] == ("download", len(CONTENT), len(CONTENT))
     note = json.loads(hub.origin_path(path).read_text())
     assert (note["sha256"], note["commit"], note["repository"]) == (SHA256, "c0ffee", "AntResearch/FLARE")
-    assert hub.verify(path, FLARE).expected_sha256 == SHA256
     asked = len(server.paths)
     assert download.pull(FLARE) == path
     assert len(server.paths) == asked
+
+
+@pytest.mark.parametrize("named", ["geometry_pose.pth", "."])
+def test_pull_does_not_take_what_the_variable_names(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "geometry_pose.pth").write_bytes(b"other weights")
+    monkeypatch.setenv("FLARE_WEIGHTS", str(tmp_path / "mine" / named))
+    path = download.pull(FLARE)
+    assert path.parent == hub.download_folder(FLARE) and path.read_bytes() == CONTENT
 
 
 def test_files_behind_a_redirect(server: Hub) -> None:

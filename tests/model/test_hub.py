@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from flarecli.errors import InputError, WeightsError
 from flarecli.model import hub
@@ -46,10 +46,37 @@ def test_the_nearest_place_wins(places: dict[str, Path], tmp_path: Path, monkeyp
     assert hub.locate(FLARE, explicit) == explicit
 
 
-def test_the_variable_may_name_a_file(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["geometry_pose.pth", "geometry_pose.safetensors"])
+def test_a_file_that_the_variable_names_is_of_the_model_that_its_name_says(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path, shipped = put(places["named"], name), put(places["checkout"], "flare-small.safetensors")
+    monkeypatch.setenv("FLARE_WEIGHTS", str(path))
+    assert hub.find(FLARE) == (path, "FLARE_WEIGHTS")
+    assert hub.locate(SMALL) == shipped
+    present = {row.spec.name: row.path for row in hub.weights_status() if row.path is not None}
+    assert present == {"flare": path, "flare-small": shipped}
+
+
+def test_its_header_counts_more_than_its_name(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = places["named"] / "geometry_pose.safetensors"
+    save_file({"a": np.zeros(1)}, path, metadata={"model": "flare-small"})
+    monkeypatch.setenv("FLARE_WEIGHTS", str(path))
+    assert hub.locate(SMALL) == path
+    assert hub.locate(FLARE) is None
+    save_file({"a": np.zeros(1)}, path, metadata={"model": "another program's"})
+    assert hub.locate(FLARE) == path
+
+
+def test_a_file_of_no_model_is_refused_with_the_way_to_use_it(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = put(places["named"], "mine.pth")
     monkeypatch.setenv("FLARE_WEIGHTS", str(path))
-    assert hub.locate(FLARE) == path
+    with pytest.raises(WeightsError, match=r"FLARE_WEIGHTS names .*mine\.pth, and neither") as caught:
+        hub.locate(FLARE)
+    assert "--weights" in caught.value.hint
+    assert hub.locate(FLARE, path) == path
 
 
 def test_a_converted_file_is_preferred(places: dict[str, Path]) -> None:
@@ -72,26 +99,6 @@ def test_status_lists_visible_models(places: dict[str, Path]) -> None:
     assert rows.keys() == {name for name, spec in MODELS.items() if not spec.hidden}
     assert rows["flare"].path is None and rows["flare"].size_bytes > 5e9
     assert (rows["flare-small"].place, rows["flare-small"].size_bytes) == ("checkout", 7)
-
-
-def test_verify_compares_with_the_published_checksum(places: dict[str, Path]) -> None:
-    path = put(places["cache"])
-    digest = hashlib.sha256(b"weights").hexdigest()
-    assert hub.verify(path, FLARE) == hub.Verification(path, digest, None)
-    assert FLARE.weights is not None
-    known = replace(FLARE, weights=replace(FLARE.weights, sha256=digest))
-    assert hub.verify(path, known).expected_sha256 == digest
-    path.write_bytes(b"weighty")
-    with pytest.raises(WeightsError, match=r"geometry_pose\.pth: checksum") as caught:
-        hub.verify(path, known)
-    assert "flare weights pull flare" in caught.value.hint
-
-
-def test_verify_compares_with_the_checksum_of_the_download(places: dict[str, Path]) -> None:
-    path = put(places["cache"])
-    hub.write_json(hub.origin_path(path), {"sha256": "0" * 64})
-    with pytest.raises(WeightsError, match="instead of 000000000000"):
-        hub.verify(path, FLARE)
 
 
 def test_commercial_policy_refuses_non_commercial_weights() -> None:
