@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from flarecli.errors import OutputError, WeightsError, first_line
 from flarecli.model.digests import file_sha256, write_json
 from flarecli.model.hub import download_folder, find_kept, origin_path, pull_hint, weights_of
+from flarecli.model.patience import Patience, Response, is_passing
 from flarecli.model.spec import ModelSpec, WeightsSpec
 
 if TYPE_CHECKING:
@@ -22,21 +24,27 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 _REPORT_BYTES = 1 << 18
-_MAX_IDLE_ATTEMPTS = 5
-_RETRY_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
 
 
-def pull(spec: ModelSpec, *, offline: bool = False, on_progress: Progress | None = None) -> Path:
+def pull(
+    spec: ModelSpec,
+    *,
+    offline: bool = False,
+    on_progress: Progress | None = None,
+    pause: Callable[[float], None] = time.sleep,
+) -> Path:
     """Download the weights of a model into the user's cache, unless they are there or in the checkout.
 
     ``$HF_ENDPOINT`` names a mirror of the hub, ``$HF_HUB_OFFLINE`` forbids the network. What was downloaded before an
-    interruption is kept and used by the next call.
+    interruption is kept and used by the next call. Broken connections and refusals that go away by waiting are borne a
+    few times in a row.
 
     Args:
         spec: the model.
         offline: only say where the file is.
         on_progress: called as on_progress("download", bytes done, bytes in all).
+        pause: waits for that many seconds before another attempt.
 
     Raises:
         WeightsError: offline and not there, not on the hub, refused by it, or damaged on the way.
@@ -52,13 +60,15 @@ def pull(spec: ModelSpec, *, offline: bool = False, on_progress: Progress | None
         message = f"{weights.filename} is not on this machine and downloads are switched off"
         raise WeightsError(message, f"without --offline and HF_HUB_OFFLINE run: {pull_hint(spec)}")
     try:
-        return _download(spec, weights, weights.hub_repo, on_progress)
+        return _download(spec, weights, weights.hub_repo, on_progress, Patience(pause))
     except OSError as error:
         message = f"{download_folder(spec)} can't be written: {error.strerror or first_line(error)}"
         raise OutputError(message, "set XDG_CACHE_HOME to a folder with space that can be written") from error
 
 
-def _download(spec: ModelSpec, weights: WeightsSpec, repo: str, on_progress: Progress | None) -> Path:
+def _download(
+    spec: ModelSpec, weights: WeightsSpec, repo: str, on_progress: Progress | None, patience: Patience
+) -> Path:
     from huggingface_hub.errors import LocalTokenNotFoundError
     from huggingface_hub.utils import WeakFileLock
 
@@ -70,9 +80,10 @@ def _download(spec: ModelSpec, weights: WeightsSpec, repo: str, on_progress: Pro
         if target.is_file():  # another process was faster
             return target
         try:
-            metadata = _metadata(repo, weights.filename)
+            resolve = partial(_metadata, repo, weights.filename, http_error, patience)
+            metadata = resolve()
             part = folder / f"{weights.filename}.{_plain(metadata.etag)[:16]}.part"
-            _fetch(metadata, part, http_error, on_progress)
+            _fetch(metadata, resolve, part, http_error, on_progress, patience)
         except (http_error, LocalTokenNotFoundError, ConnectionError, TimeoutError) as error:
             message = f"{weights.filename} can't be downloaded from {repo}: {first_line(error)}"
             hint = f"check the network (HF_ENDPOINT names a mirror) and run again: {pull_hint(spec)}"
@@ -86,39 +97,69 @@ def _download(spec: ModelSpec, weights: WeightsSpec, repo: str, on_progress: Pro
     return target
 
 
-def _metadata(repo: str, filename: str) -> HfFileMetadata:
+def _metadata(repo: str, filename: str, http_error: type[Exception], patience: Patience) -> HfFileMetadata:
+    """Where the hub has the file at present, its size and its etag."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
-    return get_hf_file_metadata(hf_hub_url(repo, filename, endpoint=endpoint and endpoint.rstrip("/")))
+    url = hf_hub_url(repo, filename, endpoint=endpoint and endpoint.rstrip("/"))
+    while True:
+        try:
+            return get_hf_file_metadata(url)
+        except http_error as error:
+            response = getattr(error, "response", None)
+            if not is_passing(response) or not patience.wait(progressed=False, response=response):
+                raise
 
 
-def _fetch(metadata: HfFileMetadata, part: Path, http_error: type[Exception], on_progress: Progress | None) -> None:
+def _fetch(
+    metadata: HfFileMetadata,
+    resolve: Callable[[], HfFileMetadata],
+    part: Path,
+    http_error: type[Exception],
+    on_progress: Progress | None,
+    patience: Patience,
+) -> None:
     total = metadata.size or 0
-    done = part.stat().st_size if part.exists() else 0
+    done = _size(part)
     if total and done > total:
         part.unlink()
         done = 0
     if total - done > shutil.disk_usage(part.parent).free:
         gigabytes = (total - done) / 2**30
         raise OutputError(f"no space for {gigabytes:.1f} GiB in {part.parent}", "free space or set XDG_CACHE_HOME")
-    idle_attempts = 0
+    address, done_at_address = metadata.location, done
     while not total or done < total:
+        before, response = done, None
         try:
-            before = done
-            done = _stream(metadata.location, part, done, total, on_progress)
+            done = _stream(address, part, done, total, on_progress)
             if not total or done >= total:
                 return
-            idle_attempts = 0 if done > before else idle_attempts + 1
+            failure: Exception = ConnectionError(f"the server stopped sending after {done} of {total} bytes")
         except http_error as error:
-            now = part.stat().st_size if part.exists() else 0
-            idle_attempts = 0 if now > done else idle_attempts + 1
-            done = now
-            if idle_attempts >= _MAX_IDLE_ATTEMPTS or getattr(error, "response", None) is not None:
+            failure, response, done = error, getattr(error, "response", None), _size(part)
+            if _is_expired(response) and done > done_at_address:
+                address, done_at_address = _renewed(metadata, resolve), done
+            elif response is not None and not is_passing(response):
                 raise
-        if idle_attempts >= _MAX_IDLE_ATTEMPTS:
-            raise ConnectionError(f"the server stopped sending after {done} of {total} bytes")
-        time.sleep(_RETRY_SECONDS)
+        if not patience.wait(progressed=done > before, response=response):
+            raise failure
+
+
+def _is_expired(response: Response | None) -> bool:
+    """Whether a refusal may be that of a signed address, which is valid for a while only."""
+    return response is not None and response.status_code in (401, 403)
+
+
+def _renewed(metadata: HfFileMetadata, resolve: Callable[[], HfFileMetadata]) -> str:
+    fresh = resolve()
+    if fresh.etag != metadata.etag:
+        raise ConnectionError("the hub has another version of it than when the download began")
+    return fresh.location
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _stream(url: str, part: Path, done: int, total: int, on_progress: Progress | None) -> int:

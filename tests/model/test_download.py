@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flarecli.errors import OutputError, WeightsError
-from flarecli.model import download, hub
+from flarecli.model import download, hub, patience
 from flarecli.model.config import MODELS
 
 FLARE = MODELS["flare"]
@@ -31,6 +31,9 @@ class Hub:
     honours_ranges: bool = True
     missing: bool = False
     redirects: bool = False
+    signed: bool = False
+    signatures: set[str] = field(default_factory=set)
+    refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
 
@@ -56,12 +59,20 @@ def handler_for(state: Hub) -> type[BaseHTTPRequestHandler]:
             headers = {"X-Repo-Commit": "c0ffee", "X-Linked-Etag": f'"{state.etag}"'}
             headers["X-Linked-Size"] = str(len(state.content))
             if state.redirects and "/resolve/" in self.path:
-                self.answer(302, 0, {**headers, "Location": f"http://{self.headers['Host']}/cdn/blob"})
+                signature = f"?signature={sum(path.startswith('/AntResearch') for path in state.paths)}"
+                location = f"http://{self.headers['Host']}/cdn/blob{signature if state.signed else ''}"
+                self.answer(302, 0, {**headers, "Location": location})
             else:
                 self.answer(200, len(state.content), headers)
 
         def do_GET(self) -> None:
+            used_up = state.signed and self.path in state.signatures  # each is good for one request
+            state.signatures.add(self.path)
             state.paths.append(self.path)
+            if used_up or state.refusals:
+                status, headers = (403, {}) if used_up else state.refusals.pop(0)
+                self.answer(status, 0, headers)
+                return
             wanted = self.headers["Range"]
             state.ranges.append(wanted)
             start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.honours_ranges else 0
@@ -87,7 +98,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("FLARE_WEIGHTS", raising=False)
     monkeypatch.setattr(hub, "_checkout_folder", lambda: tmp_path / "checkout")
-    monkeypatch.setattr(download, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.0)
     yield state
     httpd.shutdown()
     httpd.server_close()
@@ -135,6 +146,50 @@ def test_a_cut_connection_is_taken_up_again(server: Hub) -> None:
     assert server.ranges[0] is None
     assert all(wanted is not None for wanted in server.ranges[1:])
     assert len(server.ranges) >= 3
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_refusal_that_goes_away_is_waited_for_as_long_as_the_server_asks(server: Hub, status: int) -> None:
+    pauses: list[float] = []
+    server.refusals = [(status, {"Retry-After": "7"}), (status, {})]
+    assert download.pull(FLARE, pause=pauses.append).read_bytes() == CONTENT
+    assert pauses == [7, 0]
+    assert len(server.ranges) == 1
+
+
+def test_a_server_that_goes_on_refusing_ends_the_download(server: Hub) -> None:
+    pauses: list[float] = []
+    server.refusals = [(503, {})] * 9
+    with pytest.raises(WeightsError, match="503"):
+        download.pull(FLARE, pause=pauses.append)
+    assert len(pauses) == 4 and len(server.refusals) == 4
+
+
+def test_a_refusal_that_does_not_go_away_is_not_repeated(server: Hub) -> None:
+    server.refusals = [(403, {})] * 9
+    with pytest.raises(WeightsError, match="403"):
+        download.pull(FLARE)
+    assert len(server.refusals) == 8
+
+
+def test_an_address_that_expires_on_the_way_is_asked_for_again(server: Hub) -> None:
+    server.redirects = server.signed = True
+    server.cut_after = 400_000
+    assert download.pull(FLARE).read_bytes() == CONTENT
+    assert server.ranges[:2] == [None, "bytes=400000-"]
+    assert server.paths.count("/AntResearch/FLARE/resolve/main/geometry_pose.pth") == 3
+
+
+def test_an_expired_address_of_another_version_ends_the_download(server: Hub) -> None:
+    server.redirects = server.signed = True
+    server.cut_after = 400_000
+
+    def publish(_: float) -> None:
+        server.etag = "1" * 64
+
+    with pytest.raises(WeightsError, match="the hub has another version"):
+        download.pull(FLARE, pause=publish)
+    assert hub.locate(FLARE) is None
 
 
 def test_an_interrupted_download_goes_on_in_the_next_call(server: Hub) -> None:
