@@ -14,7 +14,7 @@ from flarecli.model.spec import ModelSpec, WeightsSpec
 
 LicencePolicy = Literal["any", "commercial"]
 
-EXPLICIT, NAMED, CHECKOUT, CACHE = "explicit", "FLARE_WEIGHTS", "checkout", "cache"
+EXPLICIT, NAMED, PACKAGE, CHECKOUT, CACHE = "explicit", "FLARE_WEIGHTS", "package", "checkout", "cache"
 """Places where weights are found."""
 
 
@@ -25,7 +25,7 @@ class WeightsStatus:
     Attributes:
         spec: the model.
         path: its weights file, or None where there is none on this machine.
-        place: where it was found: FLARE_WEIGHTS, checkout, cache, or empty.
+        place: where it was found: FLARE_WEIGHTS, package, checkout, cache, or empty.
         size_bytes: size on disk, or the published size.
     """
 
@@ -62,8 +62,8 @@ def find(spec: ModelSpec, explicit: Path | None = None) -> tuple[Path, str] | No
     """The weights file of a model on this machine and its place, or None.
 
     Looked up in order: ``explicit``; ``$FLARE_WEIGHTS``, a folder that holds it, or a file whose header or else name is
-    that of the model; the checkout's ``weights/``; the user's cache. A converted safetensors file beside the published
-    name is preferred.
+    that of the model; the installed package; the checkout's ``weights/``; the user's cache. A converted safetensors
+    file beside the published name is preferred.
 
     Raises:
         WeightsError: ``explicit`` or ``$FLARE_WEIGHTS`` names something that does not exist, or ``$FLARE_WEIGHTS`` a
@@ -85,9 +85,10 @@ def locate(spec: ModelSpec, explicit: Path | None = None) -> Path | None:
 
 
 def find_kept(spec: ModelSpec) -> tuple[Path, str] | None:
-    """The same among the files of the checkout and of the user's cache."""
+    """The same among the files of the installed package, of the checkout and of the user's cache."""
     weights = weights_of(spec)
-    for folder, place in ((_checkout_folder(), CHECKOUT), (download_folder(spec), CACHE)):
+    places = ((_package_folder(), PACKAGE), (_checkout_folder(), CHECKOUT), (download_folder(spec), CACHE))
+    for folder, place in places:
         if path := _in_folder(folder, weights):
             return path, place
     return None
@@ -107,7 +108,8 @@ def read_header(path: Path) -> dict[str, str]:
 def pull_hint(spec: ModelSpec) -> str:
     """What a user does who lacks the weights of a model."""
     if spec.weights is not None and spec.weights.hub_repo is None:
-        return f"restore weights/{spec.weights.filename} of the checkout, or give the file with --weights"
+        restore = f"restore weights/{spec.weights.filename} of the checkout or install flarecli again"
+        return f"{restore}, or give the file with --weights"
     return f"flare weights pull {spec.name}"
 
 
@@ -193,6 +195,11 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def _package_folder() -> Path:
+    """Where a built package has the shipped weights; a checkout and an editable install have none there."""
+    return Path(__file__).parents[1] / "weights"
 
 
 def _checkout_folder() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flarecli.errors import WeightsError
 from flarecli.model.digests import file_sha256, read_json
-from flarecli.model.hub import CACHE, CHECKOUT, find, origin_path, pull_hint, read_header, weights_of
+from flarecli.model.hub import CACHE, CHECKOUT, PACKAGE, find, origin_path, pull_hint, read_header, weights_of
 from flarecli.model.spec import ModelSpec, WeightsSpec
 
 
@@ -59,7 +59,7 @@ def verify(spec: ModelSpec, explicit: Path | None = None) -> Verification:
 
 def _expected(path: Path, place: str, weights: WeightsSpec) -> str | None:
     """The checksum that a file must have, or None for files that users put there."""
-    if place == CHECKOUT:
+    if place in (PACKAGE, CHECKOUT):
         return weights.sha256
     noted = read_json(origin_path(path)).get("sha256") if place == CACHE else None
     return (weights.sha256 or noted) if isinstance(noted, str) else None
