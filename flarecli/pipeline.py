@@ -40,6 +40,7 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
     from flarecli.export import check_formats
     from flarecli.export.atomic import OutputFolder
     from flarecli.images.loading import load_photos
+    from flarecli.inference.priors import collect_priors
     from flarecli.runtime import seed_everything
 
     clock = _Clock()
@@ -54,13 +55,19 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
         kept = job.finished(inputs) if job.resume else None
         if kept is not None:
             return SceneResult(output=job.output, exit_code=job.exit_code(kept), manifest=kept, resumed=True)
+        priors = collect_priors(
+            photo_set.photos, intrinsics_from=job.intrinsics, poses=job.poses, shared=job.shared_camera
+        )
     seed_everything(job.seed)
     with output as staging:  # made now, so that a place that can't be written costs no minutes of work
         with clock("load network"):
             model = network or load_network(job)
-        reconstruction = _reconstruct(job, photo_set, model, clock, on_progress)
+        reconstruction = _reconstruct(job, photo_set, priors, model, clock, on_progress)
         options = {**job.options(), **inputs}
-        manifest = _write(job, photo_set, reconstruction, staging, options, clock, on_progress)
+        notes = (*priors.warnings, *_weak_focal(reconstruction))
+        with clock("images"):
+            reconstruction = _with_points(photo_set, reconstruction, staging, on_progress)
+        manifest = _write(job, reconstruction, notes, staging, options, clock, on_progress)
     return SceneResult(output=job.output, exit_code=job.exit_code(manifest), manifest=manifest)
 
 
@@ -105,18 +112,21 @@ class _Clock:
 
 
 def _reconstruct(
-    job: SceneJob, photo_set: PhotoSet, model: LoadedModel, clock: _Clock, on_progress: Progress | None
+    job: SceneJob,
+    photo_set: PhotoSet,
+    priors: Priors,
+    model: LoadedModel,
+    clock: _Clock,
+    on_progress: Progress | None,
 ) -> Reconstruction:
     from flarecli.inference.assemble import assemble_views, scene_views
     from flarecli.inference.correspondences import dense_matches
     from flarecli.inference.predict import predict
-    from flarecli.inference.priors import collect_priors
     from flarecli.refine.dense import solve_from_matches
     from flarecli.refine.run import RefineOptions, refine
     from flarecli.runtime import cpu_count, resolve_device
 
     photos = photo_set.photos
-    priors: Priors = collect_priors(photos, intrinsics_from=job.intrinsics, poses=job.poses, shared=job.shared_camera)
     with clock("network"):
         predicted = predict(
             photos,
@@ -208,8 +218,8 @@ def _fit_poses(
 
 def _write(
     job: SceneJob,
-    photo_set: PhotoSet,
     reconstruction: Reconstruction,
+    warnings: Sequence[str],
     staging: Path,
     options: dict[str, Any],
     clock: _Clock,
@@ -220,8 +230,6 @@ def _write(
     from flarecli.export.manifest import build_manifest, write_manifest
     from flarecli.export.verify import verify_scene
 
-    with clock("images"):
-        reconstruction = _with_points(photo_set, reconstruction, staging, on_progress)
     with clock("export"):
         save_scene(reconstruction, staging)
         written = write_formats(reconstruction, staging, job.formats(), on_progress)
@@ -234,7 +242,7 @@ def _write(
             options=options,
             timings_s=clock.seconds,
             exports=exports,
-            warnings=(*written.warnings, *_weak_focal(reconstruction)),
+            warnings=(*written.warnings, *warnings),
         )
 
     write_manifest(staging, manifest())

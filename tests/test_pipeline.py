@@ -128,6 +128,15 @@ def test_a_focal_length_that_the_photos_leave_open_is_told(scene, run, tmp_path)
     assert given.manifest["warnings"] == []
 
 
+def test_a_lens_that_can_not_be_held_is_told(scene, run, tmp_path):
+    lens = {"fl_x": scene.reconstruction.cameras.focal_px[0], "w": 240, "h": 180, "k1": -0.9, "k2": 0.8}
+    frames = [{"file_path": f"images/photo_0{i}.png", "transform_matrix": np.eye(4).tolist()} for i in range(3)]
+    (tmp_path / "transforms.json").write_text(json.dumps(lens | {"frames": frames}))
+    manifest = run(intrinsics=str(tmp_path / "transforms.json"), refine="none").manifest
+    assert "one radial term comes only within" in manifest["warnings"][0]
+    assert json.loads((tmp_path / "scene/flare.json").read_text())["warnings"] == manifest["warnings"]
+
+
 def test_too_few_verified_photos_are_code_6_and_still_written(run, photos):
     noise = np.random.default_rng(0).integers(0, 255, (45, 60, 3)).astype(np.uint8)
     Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC).save(photos / "stranger.png")

@@ -14,6 +14,7 @@ import numpy as np
 from flarecli.errors import InputError
 from flarecli.export.colmap_parse import MODELS, RawCamera
 from flarecli.export.colmap_raw import RawModel, read_colmap_raw
+from flarecli.geometry.distortion import Distortion
 from flarecli.geometry.projection import ideal_pixels
 from flarecli.geometry.transforms import invert_rigid, matrix_from_quats_wxyz, rigid
 from flarecli.scene.cameras import Cameras
@@ -28,12 +29,14 @@ class ColmapModel:
         names: image names in the order of their COLMAP ids.
         cameras: same order; world unchanged.
         tracks: points with two or more observations in ideal pixels; None when the model has none.
+        distortions: same order; all terms as stored.
         warnings: what could not be kept, one line each.
     """
 
     names: tuple[str, ...]
     cameras: Cameras
     tracks: Tracks | None
+    distortions: tuple[Distortion, ...]
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -66,7 +69,9 @@ def read_colmap(path: Path) -> ColmapModel:
         raise InputError(
             f"{raw.folder} holds no valid model: {error}", "write the model again with the program that made it"
         ) from error
-    return ColmapModel(tuple(image.name for image in images), cameras, tracks, tuple(warnings))
+    names = tuple(image.name for image in images)
+    distortions = tuple(_distortion(raw.cameras[image.camera_id]) for image in images)
+    return ColmapModel(names, cameras, tracks, distortions, tuple(warnings))
 
 
 def _size_hw(camera: RawCamera) -> tuple[int, int]:
@@ -85,6 +90,12 @@ def _lens(camera_id: int, camera: RawCamera, warnings: list[str]) -> tuple[np.nd
     if any(terms[1:]):
         warnings.append(f"camera {camera_id} has {name} distortion; only its first radial term is kept")
     return K, terms[0] if terms else 0.0
+
+
+def _distortion(camera: RawCamera) -> Distortion:
+    name, _, num_focals = MODELS[camera.model]
+    terms = camera.params[num_focals + 2 :]
+    return Distortion(name, terms[:2], (terms[2], terms[3])) if name == "OPENCV" else Distortion(name, terms)
 
 
 def _tracks(raw: RawModel, ids: list[int], cameras: Cameras, warnings: list[str]) -> Tracks | None:

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from flarecli.errors import InputError
 from flarecli.export.ply import point_vertices, write_ply
+from flarecli.geometry.distortion import Distortion
 from flarecli.geometry.transforms import nearest_rotation, rigid
 from flarecli.scene.cameras import Cameras
 from flarecli.scene.reconstruction import Reconstruction
@@ -85,7 +86,8 @@ def read_transforms(path: Path) -> tuple[tuple[str, ...], Cameras]:
     """Image names (without a leading ``images/``) and cameras of a transforms.json, in its order.
 
     Intrinsics may be global, per frame, or a field of view (``camera_angle_x``); missing sizes come from the image
-    files. The world is the one before ``applied_transform`` and ``applied_scale``. Of lens distortion only k1 is kept.
+    files. The world is the one before ``applied_transform`` and ``applied_scale``. Of lens distortion only k1 is kept;
+    :func:`read_distortions` tells the rest.
 
     Args:
         path: the file, or the folder that holds it.
@@ -115,6 +117,25 @@ def read_transforms(path: Path) -> tuple[tuple[str, ...], Cameras]:
     except (ValueError, OverflowError) as error:
         raise InputError(f"{path} holds no valid cameras: {error}", "mend the file, or write it anew") from error
     return tuple(names), cameras
+
+
+def read_distortions(path: Path) -> tuple[Distortion, ...]:
+    """Lens distortion of every frame of a transforms.json.
+
+    Raises:
+        InputError: as :func:`load_transforms`; a term is no number.
+    """
+    meta = load_transforms(path)
+    found = []
+    for number, frame in enumerate(meta["frames"]):
+        values = meta | frame
+        model = "OPENCV_FISHEYE" if values.get("is_fisheye") else str(values.get("camera_model", "OPENCV"))
+        try:
+            k1, k2, k3, k4, p1, p2 = (float(values.get(name, 0.0)) for name in ("k1", "k2", "k3", "k4", "p1", "p2"))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"frame {number} of {path} is not usable: {error}", "mend or remove that frame") from error
+        found.append(Distortion(model, (k1, k2, k3, k4), (p1, p2)))
+    return tuple(found)
 
 
 def load_transforms(path: Path) -> dict[str, Any]:

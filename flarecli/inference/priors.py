@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from flarecli.errors import InputError
+from flarecli.geometry.distortion import NEAR_PX, PERSPECTIVE, Distortion, nearest_one_term
 from flarecli.geometry.projection import intrinsics
 from flarecli.images.loading import Photo
 from flarecli.scene.cameras import Cameras
@@ -22,6 +23,7 @@ DEFAULT_FOCAL = 0.9
 
 DEFAULT_SIGMA = 0.35
 _EXIF_SIGMA = 0.08  # EXIF rounds the focal length, and small crops go unrecorded
+_FITTED_SIGMA = 0.02  # of a known lens to which one radial term comes only near: the best single term depends on where
 _DIAGONAL_35MM = float(np.hypot(36.0, 24.0))
 
 
@@ -38,12 +40,13 @@ def collect_priors(
         shared: which photos share one camera.
 
     Raises:
-        InputError: a file can't be read or does not name every photo.
+        InputError: a file can't be read, does not name every photo, or has cameras that are not perspective.
     """
     sizes = np.array([photo.size_hw for photo in photos])
     K = np.stack([_guess(photo) for photo in photos])
     sigma = np.array([_EXIF_SIGMA if photo.exif_focal_px else DEFAULT_SIGMA for photo in photos])
     k1 = np.zeros(len(photos))
+    warnings: tuple[str, ...] = ()
     if intrinsics_from == "exif":
         missing = [photo.name for photo in photos if not photo.exif_focal_px]
         if missing:
@@ -55,20 +58,61 @@ def collect_priors(
         K = np.stack([intrinsics(float(f), (int(h), int(w))) for f, (h, w) in zip(focal, sizes, strict=True)])
         sigma[:] = 0
     elif intrinsics_from is not None:
-        known = _read(Path(intrinsics_from), photos, "intrinsics")
-        assert known.k1 is not None
-        K, k1 = known.K.copy(), known.k1.copy()
-        sigma[:] = 0
-    c2w = None if poses is None else _read(poses, photos, "poses").c2w
-    if poses is not None and intrinsics_from is None:
-        # A file with poses knows the intrinsics too, and poses are only right together with them.
-        known = _read(poses, photos, "poses")
-        assert known.k1 is not None
-        K, k1, sigma = known.K.copy(), known.k1.copy(), np.zeros(len(photos))
+        entries = _read(Path(intrinsics_from), photos, "intrinsics")
+        K, k1, sigma, warnings = _known_lenses(Path(intrinsics_from), photos, *entries)
+    c2w = None
+    if poses is not None:
+        entries = _read(poses, photos, "poses")
+        c2w = entries[0].c2w
+        if intrinsics_from is None:
+            # A file with poses knows the intrinsics too, and poses are only right together with them.
+            K, k1, sigma, warnings = _known_lenses(poses, photos, *entries)
     group = _groups(photos, K, k1, sigma, shared)
     for each in np.unique(group):
         _share(np.flatnonzero(group == each), K, sigma)
-    return Priors(group, sizes, K, sigma, k1, c2w)
+    return Priors(group, sizes, K, sigma, k1, c2w, warnings)
+
+
+def _known_lenses(
+    path: Path, photos: Sequence[Photo], cameras: Cameras, distortions: Sequence[Distortion]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """K, k1 and sigma of photos whose lenses a file states, and warnings about those that can't be held as stated.
+
+    Raises:
+        InputError: a camera is not perspective, or its distortion folds.
+    """
+    assert cameras.k1 is not None
+    K, k1, sigma = cameras.K.copy(), cameras.k1.copy(), np.zeros(len(photos))
+    worst: dict[str, float] = {}
+    fits: dict[object, tuple[np.ndarray, float, float]] = {}
+    for index, (photo, distortion) in enumerate(zip(photos, distortions, strict=True)):
+        if distortion.model not in PERSPECTIVE:
+            raise InputError(
+                f"{path}: the camera of {photo.name} is {distortion.model}, whose distortion can't be kept",
+                "undistort the photos first, for example with `colmap image_undistorter`, and give their new cameras",
+            )
+        if distortion.one_term:
+            continue
+        key = (cameras.K[index].tobytes(), distortion, photo.size_hw)
+        try:
+            fit = fits[key] = fits.get(key) or nearest_one_term(cameras.K[index], distortion, photo.size_hw)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: the camera of {photo.name} is not usable: {error}", "calibrate it again, or undistort first"
+            ) from error
+        K[index], k1[index], error_px = fit
+        if error_px > NEAR_PX:
+            sigma[index], worst[photo.name] = _FITTED_SIGMA, error_px
+            # Adjusted lenses have one focal length for both axes.
+            K[index, 0, 0] = K[index, 1, 1] = np.sqrt(K[index, 0, 0] * K[index, 1, 1])
+    if not worst:
+        return K, k1, sigma, ()
+    first, bulk = next(iter(worst)), f" and {len(worst) - 1} more" if len(worst) > 1 else ""
+    warning = (
+        f"{path}: one radial term comes only within {max(worst.values()):.1f} px of the distortion of {first}{bulk}; "
+        "their lenses are adjusted, not held as given; undistort the photos first to keep them"
+    )
+    return K, k1, sigma, (warning,)
 
 
 def _share(members: np.ndarray, K: np.ndarray, sigma: np.ndarray) -> None:
@@ -97,7 +141,7 @@ def _groups(
 ) -> np.ndarray:
     keys: list[tuple[object, ...]] = []
     for index, photo in enumerate(photos):
-        known = (*np.round(K[index], 3).ravel().tolist(), float(k1[index])) if sigma[index] == 0 else ()
+        known = (*np.round(K[index], 3).ravel().tolist(), float(k1[index])) if sigma[index] <= _FITTED_SIGMA else ()
         if shared == "none":
             keys.append((index,))
         elif shared == "folder":
@@ -110,8 +154,8 @@ def _groups(
     return np.array([order[key] for key in keys])
 
 
-def _read(path: Path, photos: Sequence[Photo], what: str) -> Cameras:
-    names, cameras = read_camera_file(path)
+def _read(path: Path, photos: Sequence[Photo], what: str) -> tuple[Cameras, list[Distortion]]:
+    names, cameras, distortions = read_camera_file(path)
     rows: dict[int, str] = {}
     for photo in photos:
         row = _find(photo.name, names)
@@ -129,24 +173,24 @@ def _read(path: Path, photos: Sequence[Photo], what: str) -> Cameras:
                 "name the entries as the photos are named, with their sub-folders",
             )
         rows[row] = photo.name
-    return cameras.subset(list(rows))
+    return cameras.subset(list(rows)), [distortions[row] for row in rows]
 
 
-def read_camera_file(path: Path) -> tuple[tuple[str, ...], Cameras]:
-    """Names and cameras of a COLMAP model folder or a transforms.json.
+def read_camera_file(path: Path) -> tuple[tuple[str, ...], Cameras, tuple[Distortion, ...]]:
+    """Names, cameras and full distortion of a COLMAP model folder or a transforms.json.
 
     Raises:
         InputError: neither, or damaged.
     """
     from flarecli.export.colmap_read import read_colmap
-    from flarecli.export.transforms_json import read_transforms
+    from flarecli.export.transforms_json import read_distortions, read_transforms
 
     if not path.exists():
         raise InputError(f"{path} does not exist", "give a COLMAP model folder or a transforms.json")
     if path.is_dir():
         model = read_colmap(path)
-        return tuple(model.names), model.cameras
-    return read_transforms(path)
+        return model.names, model.cameras, model.distortions
+    return *read_transforms(path), read_distortions(path)
 
 
 def _find(name: str, names: Sequence[str]) -> int | None:

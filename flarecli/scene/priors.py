@@ -21,6 +21,7 @@ class Priors:
         sigma: standard deviation of the logarithm of the focal length; 0 = known, must not move.
         k1: known radial distortion, 0 where unknown.
         c2w: known poses, or None.
+        warnings: what of the given knowledge could not be kept, one line each.
     """
 
     group: Int[np.ndarray, "V"]
@@ -29,6 +30,7 @@ class Priors:
     sigma: Float[np.ndarray, "V"]
     k1: Float[np.ndarray, "V"]
     c2w: Float[np.ndarray, "V 4 4"] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.group)

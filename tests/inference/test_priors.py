@@ -1,5 +1,6 @@
 """What is known about cameras from EXIF, options and files."""
 
+import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from flarecli.errors import FlareError, InputError
 from flarecli.export.colmap import write_colmap
 from flarecli.export.transforms_json import write_transforms
+from flarecli.geometry.distortion import Distortion
 from flarecli.images.loading import load_photos
 from flarecli.inference.priors import DEFAULT_FOCAL, DEFAULT_SIGMA, collect_priors
 from tests.synthetic import make_scene
@@ -193,3 +195,72 @@ def test_a_file_may_name_photos_without_their_folder(scene, tmp_path):
     priors = collect(tmp_path / "deep", poses=path)
     assert priors.c2w is not None
     np.testing.assert_allclose(priors.c2w, scene.reconstruction.cameras.c2w, atol=1e-9)
+
+
+def with_lens(scene, tmp_path, kind: str, model: str, terms: dict[str, float]) -> Path:
+    """Cameras of the scene in a file, with the terms of another camera model."""
+    path = written(scene, tmp_path, kind)
+    K = scene.reconstruction.cameras.K[0]
+    if kind == "transforms":
+        content = json.loads(path.read_text()) | {"camera_model": model}
+        content["frames"] = [frame | terms for frame in content["frames"]]
+        path.write_text(json.dumps(content))
+        return path
+    (path / "cameras.bin").unlink()
+    values = [K[0, 0], K[1, 1], *K[:2, 2], *terms.values()]
+    (path / "cameras.txt").write_text(f"1 {model} 80 60 {' '.join(map(str, values))}\n")
+    for name in ("images", "points3D"):
+        (path / f"{name}.bin").unlink()
+    images = [f"{i + 1} 1 0 0 0 0 0 0 1 photo_{i:02}.png\n\n" for i in range(3)]
+    (path / "images.txt").write_text("".join(images))
+    (path / "points3D.txt").write_text("")
+    return path
+
+
+STRONG = {"k1": -0.9, "k2": 0.8, "p1": 0.0, "p2": 0.0}
+WEAK = {"k1": -0.1, "k2": 0.02, "p1": 1e-4, "p2": 0.0}
+
+
+@pytest.mark.parametrize("how", ["intrinsics_from", "poses"])
+@pytest.mark.parametrize("kind", ["colmap", "transforms"])
+def test_a_lens_that_one_term_can_not_stand_for_is_adjusted(scene, tmp_path, kind, how):
+    path = with_lens(scene, tmp_path, kind, "OPENCV", STRONG)
+    folder = tmp_path / "photos"
+    priors = collect(folder, poses=path) if how == "poses" else collect(folder, str(path))
+    assert (0 < priors.sigma).all() and (priors.sigma < 0.05).all() and len(set(priors.group.tolist())) == 1
+    assert len(priors.warnings) == 1
+    assert f"{path}: one radial term comes only within" in priors.warnings[0]
+    assert "photo_00.png and 2 more" in priors.warnings[0]
+    assert (-0.9 < priors.k1).all() and (priors.k1 < -0.3).all()
+
+
+@pytest.mark.parametrize("kind", ["colmap", "transforms"])
+def test_further_terms_that_one_can_stand_for_are_held(scene, tmp_path, kind):
+    path = with_lens(scene, tmp_path, kind, "OPENCV", WEAK)
+    priors = collect(tmp_path / "photos", str(path))
+    assert priors.known.all() and priors.warnings == ()
+    truth = scene.reconstruction.cameras.K[0]
+    np.testing.assert_allclose(priors.K[0], truth, atol=1e-9)
+    corner = (np.array([[80.0, 60.0]]) - truth[:2, 2]) / truth[0, 0]
+    wanted = Distortion("OPENCV", (WEAK["k1"], WEAK["k2"]), (WEAK["p1"], 0)).distort(corner)
+    kept = corner * (1 + priors.k1[0] * (corner**2).sum())
+    assert np.linalg.norm(kept - wanted) * truth[0, 0] < 1 and priors.k1[0] > -0.1
+
+
+@pytest.mark.parametrize("kind", ["colmap", "transforms"])
+def test_fisheye_cameras_are_refused_by_name(scene, tmp_path, kind):
+    terms = {"k1": -0.02, "k2": 0.0, "k3": 0.0, "k4": 0.0}
+    path = with_lens(scene, tmp_path, kind, "OPENCV_FISHEYE", terms)
+    with pytest.raises(InputError, match=r"the camera of photo_00\.png is OPENCV_FISHEYE") as caught:
+        collect(tmp_path / "photos", str(path))
+    assert str(path) in caught.value.message and "undistort the photos first" in caught.value.hint
+    with pytest.raises(InputError, match="OPENCV_FISHEYE"):
+        collect(tmp_path / "photos", poses=path)
+
+
+def test_a_lens_that_folds_is_refused(scene, tmp_path):
+    path = with_lens(scene, tmp_path, "colmap", "RADIAL", {})
+    K = scene.reconstruction.cameras.K[0]
+    (path / "cameras.txt").write_text(f"1 RADIAL 80 60 {K[0, 0]} {K[0, 2]} {K[1, 2]} -3 -3\n")
+    with pytest.raises(InputError, match=r"photo_00\.png is not usable: the distortion folds"):
+        collect(tmp_path / "photos", str(path))
