@@ -10,11 +10,13 @@ import signal
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flarecli.errors import InputError, MissingDependency
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 _EXTRA_OF = {
@@ -109,13 +111,31 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def inference_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Autocast to bfloat16 on CUDA cards that compute in it; float32 elsewhere."""
+def inference_precision(
+    device: torch.device, precision: Literal["bfloat16", "float32"] = "bfloat16"
+) -> contextlib.AbstractContextManager[object]:
+    """Autocast to bfloat16 on CUDA cards that compute in it, if the network is meant for that; float32 elsewhere."""
     import torch
 
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if precision == "float32":
+        return _tf32_products() if device.type == "cuda" else contextlib.nullcontext()
+    # Cards without bfloat16 emulate it, slower than float32.
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _tf32_products() -> Iterator[None]:
+    """Products of float32 matrices with the 10 bits of TF32, which is enough for inference."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def seed_everything(seed: int) -> None:

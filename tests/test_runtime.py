@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from flarecli import runtime
 from flarecli.errors import MissingDependency
 from flarecli.export.colmap import write_colmap
-from flarecli.runtime import require
+from flarecli.runtime import inference_precision, require
 from tests.synthetic import make_scene
 
 # A process that SIGTERM may only interrupt in Python's way.
@@ -80,3 +81,21 @@ def test_the_memory_of_a_container_counts_and_its_cached_files_are_free(tmp_path
     assert runtime._left_in_container(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
     assert runtime._left_in_container(tmp_path) == 550
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_only_where_the_card_computes_in_it(monkeypatch, native):
+    # Cards before Ampere emulate it, and torch calls that support unless it is asked.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    found = inference_precision(torch.device("cuda"))
+    assert isinstance(found, torch.autocast) == native
+
+
+def test_float32_networks_take_tf32_products_for_as_long_as_they_run(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    before = torch.get_float32_matmul_precision()
+    with inference_precision(torch.device("cuda"), "float32"):
+        assert torch.get_float32_matmul_precision() == "high" and not torch.is_autocast_enabled("cuda")
+    assert torch.get_float32_matmul_precision() == before
+    with inference_precision(torch.device("cpu"), "float32"):
+        assert torch.get_float32_matmul_precision() == before

@@ -141,7 +141,7 @@ def _run(
 ) -> tuple[Window, ...]:
     windows = []
     for done, chosen in enumerate(plan):
-        with torch.inference_mode(), inference_precision(device):
+        with torch.inference_mode(), inference_precision(device, model.spec.precision):
             prediction = model.network.predict(views.select(chosen).to(device))
         windows.append(Window(tuple(chosen), _to_cpu(prediction)))
         if on_progress:

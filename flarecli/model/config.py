@@ -119,6 +119,8 @@ _ROWS = (
         max_views=2,
         takes_intrinsics=True,
         pose_head=False,
+        own_gaussians=True,
+        precision="float32",
     ),
     ModelSpec(
         name="noposplat",
@@ -130,6 +132,8 @@ _ROWS = (
         max_views=2,
         takes_intrinsics=True,
         pose_head=False,
+        own_gaussians=True,
+        precision="float32",
     ),
     ModelSpec(
         name="noposplat-3view",
@@ -142,6 +146,8 @@ _ROWS = (
         min_views=3,
         takes_intrinsics=True,
         pose_head=False,
+        own_gaussians=True,
+        precision="float32",
     ),
     ModelSpec(
         name="spfsplat",
@@ -152,6 +158,8 @@ _ROWS = (
         canvas=_SQUARE,
         max_views=2,
         takes_intrinsics=True,
+        own_gaussians=True,
+        precision="float32",
     ),
     ModelSpec(
         name="spfsplat-nointrin",
@@ -161,6 +169,8 @@ _ROWS = (
         weights=_spfsplat_weights("SPFSplat", "re10k_nointrin.ckpt", SPFSPLAT_NO_INTRINSICS_MAP),
         canvas=_SQUARE,
         max_views=2,
+        own_gaussians=True,
+        precision="float32",
     ),
     ModelSpec(
         name="spfsplatv2",
@@ -171,6 +181,8 @@ _ROWS = (
         canvas=_SQUARE,
         max_views=10,
         takes_intrinsics=True,
+        own_gaussians=True,
+        precision="float32",
     ),
     ModelSpec(
         name="flare-test",

@@ -57,8 +57,8 @@ class Flare(nn.Module):
                        └─ tokens, taps ── global stage ◄── pose embedding (the same MLP) ────┘
                                             └─ global head ─ points_global
 
-    Colours come in [0, 1]; the network works in the dtype of its weights, its pose heads and the global head in
-    float32 also under autocast.
+    Colours come in [0, 1]; the network works in the dtype of its weights, its heads in float32 also under
+    autocast.
     """
 
     def __init__(self, config: FlareConfig) -> None:
@@ -103,13 +103,9 @@ class Flare(nn.Module):
         refined_poses = self.refined_pose_head(cameras)
         points_local = confidence_local = None
         if local:
-            points_local, confidence_local = dense_pointmaps(
-                self.local_head, self._hooked(encoded, local_tokens), grid_hw, flags
-            )
+            points_local, confidence_local = self._points(self.local_head, encoded, local_tokens, grid_hw, flags)
         tokens = self.global_stage(encoded, local_tokens, self._embed_pose(refined_poses[-1], known))
-        with torch.autocast(rgb.device.type, enabled=False):
-            hooked = [part.float() for part in self._hooked(encoded, tokens)]
-            points_global, confidence_global = dense_pointmaps(self.global_head, hooked, grid_hw, flags)
+        points_global, confidence_global = self._points(self.global_head, encoded, tokens, grid_hw, flags)
         return FlareOutput(
             coarse_poses, refined_poses, points_local, confidence_local, points_global, confidence_global
         )
@@ -132,8 +128,13 @@ class Flare(nn.Module):
             confidence_global=output.confidence_global[0],
         )
 
-    def _hooked(self, encoded: Encoded, layers: list[Tensor]) -> list[Tensor]:
-        return [encoded.tokens if hook == 0 else layers[hook - 1] for hook in self.config.dpt_hooks]
+    def _points(
+        self, head: DptHead, encoded: Encoded, layers: list[Tensor], grid_hw: tuple[int, int], portrait: list[bool]
+    ) -> tuple[Float[Tensor, "B V H W 3"], Float[Tensor, "B V H W"]]:
+        """Points and confidence of a dense head, in float32: the steps of bfloat16 would be terraces in depth."""
+        with torch.autocast(encoded.tokens.device.type, enabled=False):
+            hooked = [(layers[hook - 1] if hook else encoded.tokens).float() for hook in self.config.dpt_hooks]
+            return dense_pointmaps(head, hooked, grid_hw, portrait)
 
     def _embed_pose(self, predicted: PoseEstimate, known: tuple[Tensor, Tensor] | None) -> Float[Tensor, "B V C"]:
         quats_wxyz, translation = known or (predicted.quats_wxyz, predicted.translation)

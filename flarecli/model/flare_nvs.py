@@ -59,7 +59,7 @@ class FlareNvs(nn.Module):
                    └─ detail map ─┐        └─ descriptors ─┐
                                   └────── Gaussian head ◄──┘
 
-    It has no head for points in each camera's own frame.
+    It has no head for points in each camera's own frame. Its heads work in float32 also under autocast.
     """
 
     def __init__(self, config: FlareConfig) -> None:
@@ -112,12 +112,13 @@ class FlareNvs(nn.Module):
         tokens = self.global_stage(
             encoded, local_tokens, condition + self.intrinsics_embed(lens), self.appearance_embed(fine_tokens)
         )
-        layers = [encoded.tokens, *tokens]
-        points, confidence = dense_pointmaps(
-            self.global_head, [layers[hook] for hook in self.config.dpt_hooks], grid_hw, flags
-        )
-        descriptors = self._descriptor_maps(torch.cat([layers[0], layers[-1]], dim=-1), grid_hw, flags)
-        gaussians = apply_upright(self.gaussian_head, torch.cat([descriptors, detail], dim=2), flags)
+        with torch.autocast(rgb.device.type, enabled=False):
+            layers = [part.float() for part in (encoded.tokens, *tokens)]
+            points, confidence = dense_pointmaps(
+                self.global_head, [layers[hook] for hook in self.config.dpt_hooks], grid_hw, flags
+            )
+            descriptors = self._descriptor_maps(torch.cat([layers[0], layers[-1]], dim=-1), grid_hw, flags)
+            gaussians = apply_upright(self.gaussian_head, torch.cat([descriptors, detail.float()], dim=2), flags)
         return FlareNvsOutput(coarse_poses, refined_poses, points, confidence, gaussians)
 
     @torch.no_grad()

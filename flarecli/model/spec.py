@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flarecli.model.config_flare import FlareConfig
 from flarecli.model.config_small import FlareSmallConfig
@@ -65,6 +66,9 @@ class ModelSpec:
         min_views: fewest views that the weights were trained for.
         takes_intrinsics: whether the network reads the intrinsics of its views.
         pose_head: whether the network predicts poses; those of others come from PnP on the centres of its Gaussians.
+        own_gaussians: whether the network predicts Gaussians with a depth of their own, rather than on the rays of its
+            point maps or none.
+        precision: what the weights were trained and published for: float32, or bfloat16 where the device has it.
         hidden: whether lists leave it out.
     """
 
@@ -78,4 +82,6 @@ class ModelSpec:
     min_views: int = 2
     takes_intrinsics: bool = False
     pose_head: bool = True
+    own_gaussians: bool = False
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
     hidden: bool = False

@@ -57,3 +57,9 @@ def test_unknown_model_names_the_visible_ones() -> None:
 def test_sizes_that_contradict_each_other_are_refused(change: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(FlareConfig(), **change)
+
+
+def test_what_was_published_in_float32_runs_in_it() -> None:
+    exact = {name for name, spec in MODELS.items() if spec.precision == "float32"}
+    assert exact == {name for name in MODELS if name.startswith(("flare-nvs", "noposplat", "spfsplat"))}
+    assert exact == {name for name, spec in MODELS.items() if spec.own_gaussians}

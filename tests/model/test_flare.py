@@ -126,6 +126,15 @@ def test_mixed_precision_keeps_poses_and_points_in_float32(network: Flare, rgb: 
     assert 0 < float(error) < 0.2
 
 
+def test_dense_heads_work_in_float32_under_autocast(network: Flare, rgb: torch.Tensor) -> None:
+    raw: list[torch.dtype] = []
+    for head in (network.local_head, network.global_head):
+        head.register_forward_hook(lambda _module, _inputs, output: raw.append(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        run(network, rgb)
+    assert set(raw) == {torch.float32}
+
+
 def test_predict_returns_the_last_iterations(network: Flare, rgb: torch.Tensor) -> None:
     portrait = torch.tensor([False, True, False])
     prediction, output = network.predict(Views(rgb[0], portrait)), run(network, rgb, portrait)

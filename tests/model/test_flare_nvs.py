@@ -57,6 +57,14 @@ def test_portrait_views_differ_from_the_same_pixels_read_as_landscape(network: F
     assert float((upright.points - run(network, rgb).points).abs().max()) > 1e-3
 
 
+def test_mixed_precision_keeps_the_heads_in_float32(network: FlareNvs, rgb: torch.Tensor) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = run(network, rgb)
+    for values in (mixed.points, mixed.confidence, mixed.gaussians):
+        assert values.dtype == torch.float32
+        assert float((values != values.bfloat16().float()).float().mean()) > 0.9
+
+
 def test_views_that_it_cannot_take_are_refused(network: FlareNvs, rgb: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="two views"):
         run(network, rgb[:, :1], portrait=LANDSCAPE[:1])
