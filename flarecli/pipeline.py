@@ -49,6 +49,7 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
         # A result of other photos or options is ours to replace: resuming means "bring this output up to date".
         output = OutputFolder(job.output, overwrite=job.overwrite or job.resume, sources=folders)
         check_formats(job.formats())
+        _check_fit_poses(job)
         photo_set = load_photos(job.sources, masks=job.masks, strict=job.strict, on_progress=on_progress)
         output.keep_clear_of(photo.path for photo in photo_set.photos)
         inputs = job.inputs(photo_set.fingerprint())
@@ -69,6 +70,24 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
             reconstruction = _with_points(photo_set, reconstruction, staging, on_progress)
         manifest = _write(job, reconstruction, notes, staging, options, clock, on_progress)
     return SceneResult(output=job.output, exit_code=job.exit_code(manifest), manifest=manifest)
+
+
+def _check_fit_poses(job: SceneJob) -> None:
+    """Refuse to fit poses where there are none to fit, or nothing to fit them with.
+
+    Raises:
+        InputError: the user asked for it with known poses, or with a network without Gaussians of its own depth.
+    """
+    from flarecli.model.config import find_model
+
+    if job.fit_poses != "on":
+        return
+    if job.poses is not None:
+        raise InputError("--fit-poses on contradicts --poses, which are kept as they are", "leave out one of the two")
+    if not find_model(job.model).own_gaussians:
+        raise InputError(
+            f"{job.model} predicts no Gaussians of a depth of their own to fit poses with", "leave out --fit-poses on"
+        )
 
 
 def load_network(job: SceneJob) -> LoadedModel:
@@ -141,9 +160,9 @@ def _reconstruct(
         views = scene_views(predicted, priors)
         initial = assemble_views(photos, views, predicted, priors)
     fitted = {}
-    if job.fit_poses == "on" or (job.fit_poses == "auto" and not model.spec.pose_head):
+    if job.fit_poses == "on" or (job.fit_poses == "auto" and not model.spec.pose_head and job.poses is None):
         with clock("fit poses"):
-            views, fitted = _fit_poses(job, views, initial, predicted, priors)
+            views, fitted = _fit_poses(job, views, initial, predicted)
             initial = assemble_views(photos, views, predicted, priors)
 
     def from_own_matches() -> Reconstruction:
@@ -188,13 +207,9 @@ def _with_gaussians(views: Sequence[View], initial: Reconstruction, result: Reco
 
 
 def _fit_poses(
-    job: SceneJob, views: list[View], initial: Reconstruction, predicted: Predicted, priors: Priors
+    job: SceneJob, views: list[View], initial: Reconstruction, predicted: Predicted
 ) -> tuple[list[View], dict[str, Any]]:
-    """Views whose cameras fit their photos, and the figures for the manifest; known poses stay.
-
-    Raises:
-        InputError: the network predicts no Gaussians to compare with the photos, and the user asked for it.
-    """
+    """Views whose cameras fit their photos, and the figures for the manifest."""
     import numpy as np
 
     from flarecli.appearance.network_poses import fit_network_poses
@@ -202,12 +217,6 @@ def _fit_poses(
     from flarecli.inference.readout import with_pose
 
     gaussians = [view.gaussians for view in views if view.gaussians is not None]
-    if len(gaussians) < len(views):
-        raise InputError(
-            f"{job.model} predicts no Gaussians of a depth of their own to fit poses with", "leave out --fit-poses on"
-        )
-    if priors.c2w is not None:
-        return views, {}
     K = np.stack([depth_map.K for depth_map in initial.depth_maps if depth_map is not None])
     windows = [window.photos for window in predicted.windows]
     c2w, note = fit_network_poses(

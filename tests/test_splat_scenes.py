@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,9 +106,18 @@ def test_poses_are_fitted_where_the_network_has_no_head_for_them(run, tmp_path: 
     assert asked["model"]["pose_fit"]["photos"] == 3
 
 
-def test_fitting_poses_needs_gaussians(photos: Path, tmp_path: Path) -> None:
-    job = SceneJob(sources=(str(photos),), output=tmp_path / "scene", model="flare-test", fit_poses="on")
-    with pytest.raises(InputError, match="predicts no Gaussians of a depth"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "flare-test"}, "flare-test predicts no Gaussians of a depth"),
+        ({"model": "noposplat", "poses": Path("transforms.json")}, "contradicts --poses"),
+    ],
+)
+def test_poses_that_can_not_be_fitted_are_refused_before_photos_are_read(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    job = SceneJob(sources=(str(tmp_path / "nowhere"),), output=tmp_path / "scene", fit_poses="on", **options)
+    with pytest.raises(InputError, match=message):
         run_scene(job)
 
 
