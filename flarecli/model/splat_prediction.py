@@ -48,7 +48,7 @@ def poses_from_centres(
     """
     poses = [np.eye(4)]
     for view in range(1, len(points)):
-        poses.append(_pose_of_view(*(each[view].detach().double().cpu().numpy() for each in (points, opacities, K))))
+        poses.append(_pose_of_view(*(each[view].detach().cpu().double().numpy() for each in (points, opacities, K))))
     return torch.from_numpy(np.stack(poses)).to(points)
 
 

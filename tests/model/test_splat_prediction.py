@@ -99,3 +99,13 @@ def test_fractions_of_the_image() -> None:
     K_wide = torch.tensor([[50.0, 0, 30], [0, 50, 10], [0, 0, 1]])
     expected = torch.tensor([[50 / 60, 0, 0.5], [0, 50 / 20, 0.5], [0, 0, 1]])
     torch.testing.assert_close(fractions(K_wide, (20, 60)), expected)
+
+
+def test_centres_leave_the_device_before_they_become_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []  # MPS has no float64
+    for name in ("cpu", "double"):
+        whole = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, name=name, whole=whole: order.append(name) or whole(self))
+    points = torch.stack([seen_from(np.eye(4)), seen_from(TRUE)])
+    poses_from_centres(points, torch.ones(2, SIZE, SIZE), K.expand(2, 3, 3))
+    assert order[:6] == ["cpu", "double"] * 3
