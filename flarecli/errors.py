@@ -15,8 +15,10 @@ Code 2 is a usage error of the command line (typer's own), 130 an interrupt.
 """
 
 import errno
+import re
 
 _LONGEST_LINE = 200
+_TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class FlareError(Exception):
@@ -88,8 +90,8 @@ class MissingDependency(FlareError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, cut at 200 characters; the name of its class where it says nothing."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error's text without colours, cut at 200 characters; its class where it says nothing."""
+    lines = _TERMINAL_CODE.sub("", str(error)).strip().splitlines()
     return lines[0][:_LONGEST_LINE] if lines else type(error).__name__
 
 

@@ -7,7 +7,13 @@ from flarecli.errors import MemoryExceeded, as_flare_error, first_line
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", "EOFError"), (" \n ", "EOFError"), ("\nno data\nmore", "no data"), ("x" * 300, "x" * 200)],
+    [
+        ("", "EOFError"),
+        (" \n ", "EOFError"),
+        ("\nno data\nmore", "no data"),
+        ("x" * 300, "x" * 200),
+        ("\x1b[1mno\x1b[0m data", "no data"),
+    ],
 )
 def test_the_first_line_of_an_error(text, expected):
     assert first_line(EOFError(text)) == expected
