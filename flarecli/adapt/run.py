@@ -94,6 +94,7 @@ class _Run:
     """The fixed parts of one job."""
 
     job: AdaptJob
+    inputs: dict[str, Any]
     start: LoadedModel
     network: FlareSmall
     device: torch.device
@@ -175,7 +176,8 @@ def _make_output(job: AdaptJob) -> None:
 
 
 def _prepare(job: AdaptJob, on_progress: Progress | None) -> _Run:
-    photos = load_photos(job.sources, on_progress=on_progress).photos
+    photo_set = load_photos(job.sources, on_progress=on_progress)
+    photos = photo_set.photos
     if len(photos) < _MIN_VERIFIED:
         raise InputError(
             f"self-supervision needs {_MIN_VERIFIED} photos, not {len(photos)}", "two are learned from, one judges"
@@ -199,7 +201,8 @@ def _prepare(job: AdaptJob, on_progress: Progress | None) -> _Run:
     multiple = model.spec.canvas.multiple
     small = full.resized(min(_LONG_SIDE.get(device.type, _LONG_SIDE["cpu"]), full.size_hw[1]), multiple)
     held_out = [full.names.index(name) for name in held]
-    return _Run(job, model, network, device, full, small, overlaps(small), learned, held_out)
+    inputs = job.scene().inputs(photo_set.fingerprint())
+    return _Run(job, inputs, model, network, device, full, small, overlaps(small), learned, held_out)
 
 
 def _small(model: LoadedModel) -> FlareSmall:
@@ -218,6 +221,8 @@ def _signature(run: _Run) -> dict[str, Any]:
     """What must be the same for a checkpoint to be gone on with."""
     return {
         "photos": list(run.full.names),
+        "inputs": run.inputs,
+        "intrinsics": run.job.intrinsics,
         "learned": run.learned,
         "held_out": run.held_out,
         "weights": run.start.weights_sha256,

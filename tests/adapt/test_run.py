@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(exact, studied, tmp_path
         adapt(job(exact, cut))
     with pytest.raises(InputError, match="other options, photos or weights"):
         adapt(job(exact, cut, resume=True, seed=5))
+    with pytest.raises(InputError, match="other options, photos or weights"):
+        adapt(job(exact, cut, resume=True, intrinsics="35mm=28"))
+    other = tmp_path / "other"
+    shutil.copytree(exact.folder, other)
+    with Image.open(other / "00.png") as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(other / "00.png")
+    with pytest.raises(InputError, match="other options, photos or weights"):
+        adapt(replace(job(exact, cut, resume=True), sources=(str(other),)))
     adapt(job(exact, cut, resume=True))
     assert same(*(weights_of(tmp_path / name / "flare-small.safetensors") for name in ("straight", "cut")))
 
