@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -182,8 +183,13 @@ def _read_torch(path: Path, *, mapped: bool) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _LOAD_ERRORS as error:
-        what = "refused: it holds more than weights" if isinstance(error, pickle.UnpicklingError) else "damaged"
-        raise WeightsError(f"{path}: {what} ({first_line(error)})", _DAMAGED) from error
+        if not isinstance(error, pickle.UnpicklingError):
+            raise WeightsError(f"{path}: damaged ({first_line(error)})", _DAMAGED) from error
+        # torch names the stranger below its first line, which advises to run the file.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = "more than weights" + (f", namely {found[1]}" if found else "")
+        hint = "such files could run any program and are not read; save the table of weights alone, or as safetensors"
+        raise WeightsError(f"{path}: refused: it holds {what}", hint) from error
 
 
 def _fill_computed_buffers(network: nn.Module, build: Callable[[], nn.Module]) -> None:

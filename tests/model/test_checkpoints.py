@@ -148,8 +148,11 @@ def test_a_hostile_file_is_refused_and_not_executed(tmp_path: Path, in_zip: bool
         torch.save({"model": {"weight": torch.zeros(1), "x": _Hostile(marker)}}, path)
     else:
         path.write_bytes(pickle.dumps(_Hostile(marker)))
-    with pytest.raises(WeightsError, match=r"a\.pth: refused"):
+    with pytest.raises(WeightsError, match=r"a\.pth: refused: it holds more than weights") as caught:
         load_weights(Toy, path, CPU)
+    assert "weights_only" not in str(caught.value) and "\x1b" not in str(caught.value)
+    assert not in_zip or "posix.mkdir" in str(caught.value)
+    assert "safetensors" in caught.value.hint
     assert not marker.exists()
 
 
