@@ -14,7 +14,7 @@ from flarecli.images.loading import Photo
 from flarecli.inference.predict import Predicted
 from flarecli.inference.readout import View, read_window
 from flarecli.scene.cameras import Cameras
-from flarecli.scene.priors import Priors
+from flarecli.scene.priors import CALIBRATED, Priors
 from flarecli.scene.reconstruction import DepthMap, PhotoVerdict, PointCloud, Reconstruction, Tracks
 
 _JOIN_PIXELS = 2000
@@ -166,12 +166,12 @@ def _moved(view: View, sim: Sim3) -> View:
 
 
 def _photo_intrinsics(views: Sequence[View], maps: np.ndarray, priors: Priors) -> np.ndarray:
-    """K in photo pixels: known ones as they are, else the median focal length of the photos that share a camera."""
+    """K in photo pixels: known ones, also those from EXIF, as they are; else the network's median per camera."""
     K = np.array(priors.K)
     focal = np.array([view.focal_px / maps[index, 0, 0] for index, view in enumerate(views)])
     for group in np.unique(priors.group):
         members = np.flatnonzero(priors.group == group)
-        if priors.sigma[members[0]] > 0:
+        if priors.sigma[members[0]] > CALIBRATED:
             typical = float(np.exp(np.median(np.log(focal[members]))))
             for index in members:
                 K[index] = intrinsics(typical, (int(priors.size_hw[index, 0]), int(priors.size_hw[index, 1])))

@@ -22,11 +22,10 @@ from flarecli.refine.solve import Solution, solve
 from flarecli.refine.stereo_depth import StereoOptions, stereo_depth
 from flarecli.refine.ways import SolveOptions
 from flarecli.scene.cameras import Cameras
-from flarecli.scene.priors import Priors
+from flarecli.scene.priors import CALIBRATED, Priors
 from flarecli.scene.reconstruction import PhotoVerdict, PointCloud, Reconstruction, Tracks
 
 _NETWORK_SIGMA = 0.5  # of the logarithm of the network's focal length
-_CALIBRATED = 0.1  # of the logarithm of a focal length that EXIF tells, or better
 # Up to this many photos, features that follow slanted surfaces are worth their time where plain ones do not convince.
 _FEW = 6
 _FEW_BEST = 24
@@ -174,7 +173,7 @@ def _apply(initial: Reconstruction, photos: Sequence[Photo], priors: Priors, sol
     return replace(
         place(initial, cameras, tracks, priors),
         verdicts=verdicts,
-        confidence=_confidence(verdicts, tracks, calibrated=bool((priors.sigma < _CALIBRATED).all())),
+        confidence=_confidence(verdicts, tracks, calibrated=bool((priors.sigma < CALIBRATED).all())),
         points=PointCloud(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros((0, 2))),
         provenance={**initial.provenance, "refinement": {"origin": best.origin, "support": solution.scores}},
     )

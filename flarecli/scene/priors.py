@@ -9,6 +9,9 @@ from jaxtyping import Float, Int
 
 from flarecli.scene.arrays import frozen
 
+CALIBRATED = 0.1
+"""Standard deviation of the logarithm of a focal length that EXIF tells, or better: below it no network knows more."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Priors:

@@ -85,6 +85,15 @@ def test_photos_of_one_camera_share_its_focal_length(photos):
     np.testing.assert_allclose(found.cameras.focal_px, cameras.focal_px, rtol=0.01)
 
 
+def test_focal_lengths_from_exif_are_not_replaced_by_the_network(photos):
+    cameras = cameras_of(SIZES)
+    priors = priors_of(cameras, sigma=0.08)
+    K = np.array(priors.K)
+    K[:, [0, 1], [0, 1]] *= 1.1
+    found = assemble(photos, predicted_of(photos, cameras, [[0, 1, 2, 3, 4, 5]]), replace(priors, K=K))
+    np.testing.assert_array_equal(found.cameras.K, K)
+
+
 def test_known_intrinsics_are_kept_as_they_are(photos):
     cameras = cameras_of(SIZES)
     K = np.array(cameras.K)
