@@ -10,17 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from flarecli.errors import InputError, PartialResult, WeightsError
+from flarecli.errors import InputError, OutputExists, PartialResult, WeightsError
 
 Progress = Callable[[str, int, int], None]
 """Called as on_progress(stage, done, total); total is 0 where it is not known."""
 
 DEFAULT_EXPORTS = ("colmap", "points", "gaussians", "mesh", "depth", "transforms")
 
+# How the work is done rather than what comes of it. Photos, masks and weights are told apart by their content, the
+# fraction that must be registered is asked of a finished scene too.
+_NOT_DECISIVE = frozenset(
+    ("sources", "masks", "weights", "device", "max_memory", "min_registered", "strict", "license_policy", "offline")
+)
+_FORMATS = ("exports", "mesh", "depth_exr", "colmap_text")
+_WORDS = {"input": "photos or masks", "exports": "export formats"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SceneJob:
-    """Everything that decides the result for one scene; the command line's options are these fields.
+    """What to do for one scene; the command line's options are these fields.
 
     Attributes:
         sources: photos as folders, files, globs, or a text file with one path per line.
@@ -46,7 +54,8 @@ class SceneJob:
             exit code 6.
         strict: a broken photo is an error instead of a line in the report.
         overwrite: replace an existing output of ours.
-        resume: keep an existing output that was made from the same input and options.
+        resume: keep a finished output that was made from the same input and options, refuse to replace one that was
+            not, and make anew what is damaged.
         license_policy: any, or commercial to refuse non-commercial weights.
         offline: never download.
     """
@@ -77,7 +86,7 @@ class SceneJob:
     offline: bool = False
 
     def options(self) -> dict[str, Any]:
-        """What decides the result, as the manifest gives it back when it is read."""
+        """What was asked for, as the manifest gives it back when it is read."""
         values = dataclasses.asdict(self)
         for name in ("output", "overwrite", "resume"):
             del values[name]
@@ -85,13 +94,7 @@ class SceneJob:
 
     def formats(self) -> list[str]:
         """Names of the exporters to run."""
-        mesh = {"tsdf": ["mesh"], "poisson": ["mesh-poisson"], "none": []}[self.mesh]
-        names = [name for export in self.exports for name in (mesh if export == "mesh" else [export])]
-        if self.depth_exr and "depth-exr" not in names:
-            names.append("depth-exr")
-        if self.colmap_text and "colmap-text" not in names:
-            names.append("colmap-text")
-        return names
+        return _formats(self.options())
 
     def inputs(self, fingerprint: str) -> dict[str, Any]:
         """What tells, in the manifest, which files were read; weights have a checksum of their own there.
@@ -120,13 +123,16 @@ class SceneJob:
     def finished(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
         """The manifest of an existing, undamaged output that was made from the same input with the same options.
 
-        How the photos and masks were named does not count: the fingerprint of the input tells whether they are the
-        same.
+        Only what decides the result counts, and of files only what they hold, not how they were named.
 
         Args:
             inputs: of :meth:`inputs`.
 
+        Returns:
+            The manifest, or None where there is no output of ours or a damaged one.
+
         Raises:
+            OutputExists: an undamaged output was made from something else; the message says what.
             WeightsError: the job names a weights file that does not exist.
         """
         from flarecli.export.manifest import MANIFEST_NAME, file_problems, read_manifest
@@ -137,14 +143,20 @@ class SceneJob:
             manifest = read_manifest(self.output)
         except InputError:
             return None  # not readable as ours: it will be refused or replaced by the rules for outputs
-        made, asked = (
-            {name: value for name, value in options.items() if name not in ("sources", "masks")}
-            for options in (manifest.get("options", {}), {**self.options(), **inputs})
-        )
-        if made != asked or file_problems(self.output, manifest):
+        if file_problems(self.output, manifest):
             return None
+        made, asked = _decisive(manifest["options"]), _decisive({**self.options(), **inputs})
+        differing = [name for name in {**asked, **made} if made.get(name) != asked.get(name)]
         weights = self._weights_sha256()
-        return manifest if weights in (None, manifest["model"].get("weights_sha256")) else None
+        if "model" not in differing and weights not in (None, manifest["model"].get("weights_sha256")):
+            differing.append("weights")
+        if differing:
+            words = ", ".join(_WORDS.get(name, name.replace("_", "-")) for name in differing)
+            raise OutputExists(
+                f"{self.output} holds a finished scene, made with other {words}",
+                "--overwrite makes it anew, or choose another -o",
+            )
+        return manifest
 
     def _weights_sha256(self) -> str | None:
         """Of the weights that this job would load; None where they are not on this machine."""
@@ -161,6 +173,27 @@ class SceneJob:
         verified = sum(photo["status"] == "verified" for photo in photos)
         good = verified if self.refine != "none" else sum(photo["status"] != "dropped" for photo in photos)
         return 0 if good >= self.min_registered * len(photos) else PartialResult.exit_code
+
+
+def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of options as a manifest holds them, those that decide the result; files by their content."""
+    values = {name: value for name, value in options.items() if name not in {*_NOT_DECISIVE, *_FORMATS, "given"}}
+    try:
+        values["exports"] = sorted(set(_formats(options)))
+    except (KeyError, TypeError):  # somebody changed the manifest: like no other
+        values["exports"] = None
+    given = options.get("given")
+    return values | (given if isinstance(given, dict) else {})
+
+
+def _formats(options: Mapping[str, Any]) -> list[str]:
+    mesh = {"tsdf": ["mesh"], "poisson": ["mesh-poisson"], "none": []}[options["mesh"]]
+    names = [name for export in options["exports"] for name in (mesh if export == "mesh" else [export])]
+    if options["depth_exr"] and "depth-exr" not in names:
+        names.append("depth-exr")
+    if options["colmap_text"] and "colmap-text" not in names:
+        names.append("colmap-text")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)

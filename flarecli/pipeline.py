@@ -46,7 +46,7 @@ def run_scene(job: SceneJob, *, on_progress: Progress | None = None, network: Lo
     clock = _Clock()
     with clock("photos"):
         folders = [Path(source) for source in job.sources if Path(source).is_dir()]
-        # A result of other photos or options is ours to replace: resuming means "bring this output up to date".
+        # Resuming makes a damaged result anew; one that is whole and differs is refused below.
         output = OutputFolder(job.output, overwrite=job.overwrite or job.resume, sources=folders)
         check_formats(job.formats())
         _check_fit_poses(job)

@@ -165,19 +165,31 @@ def test_strict_refuses_a_broken_photo_and_writes_nothing(run, photos, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
-def test_resume_keeps_a_finished_scene_and_redoes_a_changed_one(run, photos):
+def test_resume_keeps_a_finished_scene_and_refuses_to_replace_it_by_another(run, photos):
     first = run()
     before = content(first.output)
     kept = run(resume=True)
     assert kept.resumed and kept.exit_code == 0 and kept.manifest == first.manifest
-    assert content(first.output) == before
-    changed = run(resume=True, seed=7)
-    assert not changed.resumed and changed.manifest["options"]["seed"] == 7
-    assert run(resume=True, seed=7).resumed
+    with pytest.raises(OutputExists, match=r"made with other seed, export formats$") as refused:
+        run(resume=True, seed=7, exports=("colmap",))
+    assert "--overwrite" in refused.value.hint
+    with pytest.raises(OutputExists, match=r"made with other preset$"):
+        run(resume=True, preset="balanced")
     (photos / "photo_02.png").unlink()
-    fewer = run(resume=True, seed=7)
-    assert not fewer.resumed and len(fewer.manifest["photos"]) == 2
-    assert not (fewer.output / "images/photo_02.png").exists()
+    with pytest.raises(OutputExists, match=r"made with other photos or masks$"):
+        run(resume=True)
+    assert content(first.output) == before
+    assert run(overwrite=True, seed=7).manifest["options"]["seed"] == 7
+    assert run(resume=True, seed=7).resumed
+
+
+def test_resume_asks_only_for_what_decides_the_result(run, photos):
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    run(colmap_text=True)
+    (photos / "broken.jpg").unlink()
+    how = {"offline": True, "strict": True, "license_policy": "commercial", "max_memory": 2**33, "device": "cpu"}
+    assert run(resume=True, exports=(*reversed(LIGHT), "colmap-text"), **how).resumed
+    assert run(resume=True, colmap_text=True, min_registered=0.99).exit_code == 6
 
 
 def test_resume_knows_the_same_photos_by_other_words(run, photos, monkeypatch):
@@ -186,11 +198,16 @@ def test_resume_knows_the_same_photos_by_other_words(run, photos, monkeypatch):
     assert run(resume=True, sources=(f"{photos}/*.png",)).resumed
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in sorted(photos.iterdir()))))
     assert run(resume=True, sources=("-",)).resumed
+
+
+def test_photos_from_standard_input_are_read_but_once(run, photos, monkeypatch):
+    """So what was read for the comparison must serve the work too."""
+    (run().output / "points.ply").unlink()
     (photos / "photo_02.png").unlink()
-    # standard input can be read but once, so what was read for the comparison must serve the work too
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in sorted(photos.iterdir()))))
     changed = run(resume=True, sources=("-",))
     assert not changed.resumed and len(changed.manifest["photos"]) == 2
+    assert not (changed.output / "images/photo_02.png").exists()
 
 
 def test_resume_looks_into_the_files_that_it_is_told_to_use(run, tmp_path, scene):
@@ -198,8 +215,14 @@ def test_resume_looks_into_the_files_that_it_is_told_to_use(run, tmp_path, scene
     write_colmap(scene.reconstruction, priors)
     told = {"resume": True, "intrinsics": str(priors / "sparse" / "0")}
     assert not run(**told).resumed and run(**told).resumed
-    (priors / "sparse/0/notes").write_text("changed")
-    assert not run(**told).resumed
+    priors.rename(tmp_path / "moved")
+    moved = tmp_path / "moved/sparse/0"
+    assert run(resume=True, intrinsics=str(moved)).resumed
+    (moved / "notes").write_text("changed")
+    with pytest.raises(OutputExists, match=r"made with other intrinsics$"):
+        run(resume=True, intrinsics=str(moved))
+    with pytest.raises(OutputExists, match=r"made with other intrinsics$"):
+        run(resume=True)
 
 
 def test_only_the_model_of_a_folder_with_known_cameras_is_looked_into(tmp_path, scene, monkeypatch):
@@ -226,7 +249,8 @@ def test_resume_makes_a_damaged_result_anew(run, damage):
 def test_resume_does_not_keep_what_other_weights_made(run, monkeypatch):
     run()
     monkeypatch.setattr(SceneJob, "_weights_sha256", lambda _: "of the new file")
-    assert not run(resume=True).resumed
+    with pytest.raises(OutputExists, match=r"made with other weights$"):
+        run(resume=True)
 
 
 def test_photos_in_the_place_of_their_copies_are_refused_before_the_work(run, photos, tmp_path, monkeypatch):

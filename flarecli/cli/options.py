@@ -222,7 +222,9 @@ class SceneOptions:
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Keep an earlier result of the same photos and options.", rich_help_panel=_OUTPUT
+            "--resume",
+            help="Keep a finished result of the same photos and options, refuse another, mend a damaged one.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = SceneJob.resume
 

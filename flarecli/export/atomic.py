@@ -77,7 +77,8 @@ class OutputFolder:
         if not empty:
             raise OutputExists(
                 f"{self._shown} exists and is not empty",
-                "--overwrite replaces our files in it, --resume keeps a finished result, or choose another -o",
+                "--overwrite replaces our files in it, --resume keeps a finished result if nothing that decides it "
+                "changed, or choose another -o",
             )
 
     def keep_clear_of(self, photos: Iterable[Path]) -> None:
