@@ -150,6 +150,13 @@ def test_too_few_verified_photos_are_code_6_and_still_written(run, photos):
     assert run(min_registered=1.0, refine="none", overwrite=True).exit_code == 0
 
 
+def test_a_fraction_counts_as_the_decimal_number_that_it_was_given_as():
+    photos = [{"status": "verified"}] * 7 + [{"status": "network-only"}] * 18
+    job = SceneJob(sources=(), output=Path(), min_registered=0.28)
+    assert job.exit_code({"photos": photos}) == 0
+    assert job.exit_code({"photos": [*photos, {"status": "dropped"}]}) == 6
+
+
 def test_dropped_photos_count_as_missing(run, photos):
     (photos / "broken.jpg").write_bytes(b"no picture")
     result = run(min_registered=0.9)

@@ -232,10 +232,17 @@ class SceneOptions:
         """The job that these options describe.
 
         Raises:
-            typer.BadParameter: options that exclude each other, or an unknown export format.
+            typer.BadParameter: options that exclude each other or that nothing would come of, or an unknown export
+                format.
         """
         if self.overwrite and self.resume:
             raise typer.BadParameter("--overwrite and --resume exclude each other")
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "export"}
         exports = check_formats(split_commas(self.export), "--export")
+        asked = {"mesh", "mesh-poisson"} & set(exports)
+        # The formats of the default are no wish of the user's, so --mesh none may leave the mesh out of them.
+        if self.mesh == "none" and asked and exports != DEFAULT_EXPORTS:
+            raise typer.BadParameter(f"--mesh none and --export {min(asked)} exclude each other")
+        if self.mesh == "poisson" and not asked:
+            raise typer.BadParameter("--mesh poisson writes nothing without mesh among the formats of --export")
         return SceneJob(sources=sources, output=output, exports=exports, **values)

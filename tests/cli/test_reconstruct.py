@@ -95,6 +95,23 @@ def test_every_option_reaches_its_field(jobs):
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("--mesh poisson --export colmap", 2),
+        ("--mesh none --export mesh", 2),
+        ("--mesh none --export colmap,mesh-poisson", 2),
+        ("--mesh none", 0),
+        ("--mesh none --export colmap", 0),
+        ("--mesh poisson", 0),
+        ("--mesh poisson --export colmap,mesh", 0),
+    ],
+)
+def test_a_mesh_that_would_not_be_written_is_refused(jobs, capsys, line, code):
+    assert run(["reconstruct", "photos", "-o", "scene", *line.split()]) == code
+    assert len(jobs) == (code == 0) and ("--mesh" in capsys.readouterr().err) == (code != 0)
+
+
 def test_default_exports_are_those_of_the_pipeline(jobs):
     run(["reconstruct", "photos", "-o", "scene"])
     assert jobs[0].exports == DEFAULT_EXPORTS
