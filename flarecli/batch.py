@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import gc
-import io
-import json
 import os
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flarecli import pipeline
-from flarecli.errors import FlareError, InputError, OutputError, PartialResult, ReconstructionError, as_flare_error
+from flarecli.errors import FlareError, InputError, WeightsError, as_flare_error, defect_message, was_interrupted
 from flarecli.job import Progress, SceneJob
-
-SUMMARY_COLUMNS: tuple[str, ...] = (
-    "name",
-    "status",
-    "exit_code",
-    "seconds",
-    "resumed",
-    "verified",
-    "network-only",
-    "dropped",
-    "output",
-    "error",
-    "message",
-    "hint",
-)
+from flarecli.summary import SceneOutcome, count_photos, scene_warnings
 
 # A defect that one strange photo set brings to light must not cost the other scenes of the night, so this lists what
 # numerical code raises, not only the project's own errors. Interrupts pass.
@@ -49,51 +33,11 @@ SCENE_ERRORS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SceneOutcome:
-    """What became of one scene of a batch.
-
-    Attributes:
-        name: name of the scene, the name of its folder in the output.
-        output: folder of the result.
-        exit_code: what `flare reconstruct` would have ended with.
-        seconds: wall time.
-        resumed: whether an existing result was kept.
-        photos: number of photos per verdict.
-        error: class of the error, empty where there was none.
-        message: the error's line.
-        hint: what to do about it.
-    """
-
-    name: str
-    output: Path
-    exit_code: int
-    seconds: float
-    resumed: bool = False
-    photos: Mapping[str, int] = field(default_factory=dict)
-    error: str = ""
-    message: str = ""
-    hint: str = ""
-
-    @property
-    def status(self) -> str:
-        """One of ok, partial, failed."""
-        return {0: "ok", PartialResult.exit_code: "partial"}.get(self.exit_code, "failed")
-
-    def as_row(self) -> dict[str, Any]:
-        """Flat JSON values, with the keys of ``SUMMARY_COLUMNS``."""
-        row = asdict(self) | {"status": self.status, "output": str(self.output), "seconds": round(self.seconds, 3)}
-        row |= {status: self.photos.get(status, 0) for status in ("verified", "network-only", "dropped")}
-        return {column: row[column] for column in SUMMARY_COLUMNS}
-
-
-def count_photos(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Number of photos per verdict in a manifest; empty where it lists none."""
-    return dict(Counter(str(photo["status"]) for photo in manifest.get("photos", ())))
-
-
 def scene_jobs(folders: Sequence[str | Path], output: Path, template: SceneJob) -> list[SceneJob]:
-    """One job per folder, named after it; a name that occurs again gets a number, in the order given.
+    """One job per folder, named after it.
+
+    Folders of the same name get that of their parent before it (``attic-images``, ``kitchen-images``), and only where
+    even that does not tell them apart a number, in the order given. A link gives its own name.
 
     Args:
         folders: photo folders.
@@ -105,19 +49,34 @@ def scene_jobs(folders: Sequence[str | Path], output: Path, template: SceneJob) 
     """
     if not folders:
         raise InputError("no photo folders given", "write for example: flare batch captures/* -o scenes")
-    taken: set[str] = set()
-    jobs = []
     for folder in folders:
-        base = Path(folder).resolve().name or "scene"
         if Path(folder).resolve() == output.resolve():
             raise InputError(f"{folder} is the output folder of the batch", "choose another folder with -o")
+    return [
+        replace(template, sources=(str(folder),), output=output / name)
+        for folder, name in zip(folders, _scene_names(folders), strict=True)
+    ]
+
+
+def _scene_names(folders: Sequence[str | Path]) -> list[str]:
+    paths = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100 (resolve() would follow links)
+    # Case-insensitive file systems hold "Room" and "room" in one folder.
+    often = Counter(path.name.casefold() for path in paths)
+    names = [
+        f"{path.parent.name}-{path.name}" if often[path.name.casefold()] > 1 and path.parent.name else path.name
+        for path in paths
+    ]
+    names = [name or "scene" for name in names]
+    taken = {name.casefold() for name in names}
+    seen: set[str] = set()
+    for index, base in enumerate(names):
         name, number = base, 2
-        # Case-insensitive file systems hold "Room" and "room" in one folder.
-        while name.casefold() in taken:
+        while name.casefold() in (taken if number > 2 else seen):
             name, number = f"{base}-{number}", number + 1
+        names[index] = name
+        seen.add(name.casefold())
         taken.add(name.casefold())
-        jobs.append(replace(template, sources=(str(folder),), output=output / name))
-    return jobs
+    return names
 
 
 def run_batch(
@@ -129,8 +88,8 @@ def run_batch(
 ) -> list[SceneOutcome]:
     """Run jobs one after another.
 
-    The network is loaded once for all jobs that ask for the same one. Nothing of a scene is kept but its outcome, so
-    that memory does not grow with the number of scenes.
+    The network is loaded once for all jobs that ask for the same one, when the first of them needs it. Nothing of a
+    scene is kept but its outcome, so that memory does not grow with the number of scenes.
 
     Args:
         jobs: what to do; see :func:`scene_jobs`.
@@ -146,13 +105,8 @@ def run_batch(
     if len(set(outputs)) != len(outputs):
         raise InputError("two scenes of the batch would write the same folder", "give every scene its own output")
     outcomes: list[SceneOutcome] = []
-    network: Any = None
-    loaded: tuple[object, ...] | None = None
+    network = _Network()
     for job in jobs:
-        wanted = (job.model, job.weights, job.device, job.license_policy)
-        if wanted != loaded:
-            network, loaded = None, None  # the old network must go before the next one comes
-            network, loaded = pipeline.load_network(job), wanted
         outcome = _run_one(job, network, on_progress)
         gc.collect()
         outcomes.append(outcome)
@@ -163,7 +117,25 @@ def run_batch(
     return outcomes
 
 
-def _run_one(job: SceneJob, network: Any, on_progress: Progress | None) -> SceneOutcome:
+class _Network:
+    """The network of a batch, loaded when a scene first needs it: where all are finished, nobody asks for weights."""
+
+    def __init__(self) -> None:
+        self.failed = False
+        self._network: Any = None
+        self._wanted: tuple[object, ...] | None = None
+
+    def __call__(self, job: SceneJob) -> Any:
+        wanted = (job.model, job.weights, job.device, job.license_policy)
+        if wanted != self._wanted:
+            self._network, self._wanted = None, None  # the old network must go before the next one comes
+            self.failed = True
+            self._network, self._wanted = pipeline.load_network(job), wanted
+            self.failed = False
+        return self._network
+
+
+def _run_one(job: SceneJob, network: _Network, on_progress: Progress | None) -> SceneOutcome:
     name = job.output.name
 
     def named_progress(stage: str, done: int, total: int) -> None:
@@ -174,18 +146,21 @@ def _run_one(job: SceneJob, network: Any, on_progress: Progress | None) -> Scene
     try:
         result = pipeline.run_scene(job, on_progress=named_progress, network=network)
     except SCENE_ERRORS as error:
-        known = as_flare_error(error) or FlareError(
-            f"internal error: {' '.join(str(error).split())}",
-            "run flare reconstruct --debug on this folder and report what it shows",
-        )
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
+        if network.failed or isinstance(error, WeightsError):
+            raise
+        known = as_flare_error(error)
+        hint = "run flare reconstruct --debug on this folder and report what it shows"
         return SceneOutcome(
             name=name,
             output=job.output,
-            exit_code=known.exit_code,
+            exit_code=FlareError.exit_code if known is None else known.exit_code,
             seconds=time.monotonic() - started,
-            error=type(error).__name__,
-            message=known.message,
-            hint=known.hint,
+            error="InternalError" if known is None else type(known).__name__,
+            message=defect_message(error) if known is None else known.message,
+            hint=hint if known is None else known.hint,
+            traceback="".join(traceback.format_exception(error)),
         )
     return SceneOutcome(
         name=name,
@@ -194,54 +169,5 @@ def _run_one(job: SceneJob, network: Any, on_progress: Progress | None) -> Scene
         seconds=time.monotonic() - started,
         resumed=result.resumed,
         photos=count_photos(result.manifest),
+        warnings=scene_warnings(result.manifest),
     )
-
-
-def batch_exit_code(outcomes: Sequence[SceneOutcome]) -> int:
-    """0 when every scene is whole, 7 when every scene failed, otherwise 6."""
-    statuses = {outcome.status for outcome in outcomes}
-    if statuses <= {"ok"}:
-        return 0
-    return ReconstructionError.exit_code if statuses == {"failed"} else PartialResult.exit_code
-
-
-def write_summary(folder: Path, outcomes: Sequence[SceneOutcome], *, planned: int | None = None) -> None:
-    """Write summary.json and summary.csv; a reader never sees half a file.
-
-    Args:
-        folder: where; made if absent.
-        outcomes: scenes that are done.
-        planned: number of scenes of the whole batch; None means that these are all.
-
-    Raises:
-        OutputError: the files can't be written.
-    """
-    rows = [outcome.as_row() for outcome in outcomes]
-    counts = Counter(outcome.status for outcome in outcomes)
-    summary = {
-        "schema": 1,
-        "planned": len(rows) if planned is None else planned,
-        "done": len(rows),
-        **{status: counts[status] for status in ("ok", "partial", "failed")},
-        "exit_code": batch_exit_code(outcomes),
-        "scenes": rows,
-    }
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, SUMMARY_COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-        _replace(folder / "summary.csv", table.getvalue())
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: the summary can't be written: {error.strerror}",
-            "check the folder, its permissions and its space",
-        ) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8", newline="")
-    beside.replace(path)

@@ -95,6 +95,18 @@ def first_line(error: BaseException) -> str:
     return lines[0][:_LONGEST_LINE] if lines else type(error).__name__
 
 
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: libraries that are interrupted while they load call it an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def defect_message(error: BaseException) -> str:
+    """One line for an exception that nobody foresaw; with the name of its class, for the text alone may say nothing."""
+    return f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def as_flare_error(error: BaseException) -> FlareError | None:
     """The project's error for an exception that any library may raise: out of memory, disk full.
 

@@ -9,17 +9,10 @@ from pathlib import Path
 import pytest
 
 from flarecli import pipeline
-from flarecli.batch import (
-    SUMMARY_COLUMNS,
-    SceneOutcome,
-    batch_exit_code,
-    count_photos,
-    run_batch,
-    scene_jobs,
-    write_summary,
-)
-from flarecli.errors import InputError, PartialResult, ReconstructionError, WeightsError
+from flarecli.batch import run_batch, scene_jobs
+from flarecli.errors import InputError, OutputExists, PartialResult, ReconstructionError, WeightsError
 from flarecli.job import SceneJob, SceneResult
+from flarecli.summary import SUMMARY_COLUMNS, SceneOutcome, batch_exit_code, count_photos, write_summary
 
 TEMPLATE = SceneJob(sources=(), output=Path("unused"), seed=7)
 
@@ -38,9 +31,9 @@ def program(monkeypatch):
         return Network()
 
     def run_scene(job, *, on_progress=None, network=None):
-        calls["runs"].append((job.output.name, network))
-        on_progress("matching", 1, 2)
         kind = job.output.name.split("-")[0]
+        calls["runs"].append((job.output.name, None if kind == "old" else network(job)))
+        on_progress("matching", 1, 2)
         if kind == "broken":
             raise ReconstructionError("no cameras survive", "take more photos")
         if kind == "greedy":
@@ -49,11 +42,19 @@ def program(monkeypatch):
             raise ValueError("shapes\ndo not match")
         if kind == "full":
             raise OSError(28, "No space left on device", "scene/mesh.ply")
+        if kind == "taken":
+            raise OutputExists("holds a finished scene, made with other seed", "--overwrite makes it anew")
         if kind == "stop":
             raise KeyboardInterrupt
-        photos = [{"name": "a", "status": "verified"}, {"name": "b", "status": "dropped"}]
+        if kind == "loading":  # what pycolmap makes of Ctrl-C while it loads
+            try:
+                raise ImportError from KeyboardInterrupt()
+            except ImportError as error:
+                raise RuntimeError("Cannot import the C++ backend") from error
+        photos = [{"name": "a", "status": "verified"}, {"name": "b", "status": "dropped", "reason": "blank"}]
         code = PartialResult.exit_code if kind == "partial" else 0
-        return SceneResult(output=job.output, exit_code=code, manifest={"photos": photos}, resumed=kind == "old")
+        manifest = {"photos": photos, "warnings": ["focal length open"]}
+        return SceneResult(output=job.output, exit_code=code, manifest=manifest, resumed=kind == "old")
 
     monkeypatch.setattr(pipeline, "load_network", load_network)
     monkeypatch.setattr(pipeline, "run_scene", run_scene)
@@ -73,11 +74,30 @@ def test_each_folder_becomes_a_job_with_the_options_of_the_template(tmp_path):
     assert jobs[0].seed == 7
 
 
-def test_equal_names_are_numbered_in_order_also_where_only_the_case_differs(tmp_path):
-    folders = [tmp_path / "a" / "room", tmp_path / "b" / "Room", tmp_path / "c" / "room-2", tmp_path / "d" / "room"]
-    names = [job.output.name for job in scene_jobs(folders, tmp_path / "out", TEMPLATE)]
-    assert names == ["room", "Room-2", "room-2-2", "room-3"]
-    assert names == [job.output.name for job in scene_jobs(folders, tmp_path / "out", TEMPLATE)]
+def names_of(tmp_path, *folders):
+    return [job.output.name for job in scene_jobs([tmp_path / each for each in folders], tmp_path / "out", TEMPLATE)]
+
+
+def test_equal_names_get_those_of_their_parents_also_where_only_the_case_differs(tmp_path):
+    assert names_of(tmp_path, "attic/images", "kitchen/Images", "hall") == ["attic-images", "kitchen-Images", "hall"]
+    assert names_of(tmp_path, "kitchen/Images", "new/images", "attic/images") == [
+        "kitchen-Images",
+        "new-images",
+        "attic-images",
+    ]
+
+
+def test_names_that_are_still_equal_are_numbered_and_take_no_other_name(tmp_path):
+    folders = ("a/x/room", "b/x/Room", "c/x-room-2", "d/x/room")
+    assert names_of(tmp_path, *folders) == ["x-room", "x-Room-3", "x-room-2", "x-room-4"]
+    assert names_of(tmp_path, *folders) == names_of(tmp_path, *folders)
+    assert names_of(tmp_path, "room", "room") == [f"{tmp_path.name}-room", f"{tmp_path.name}-room-2"]
+
+
+def test_a_linked_folder_has_the_name_of_its_link(tmp_path):
+    (tmp_path / "disk/DCIM").mkdir(parents=True)
+    (tmp_path / "garden").symlink_to(tmp_path / "disk/DCIM")
+    assert names_of(tmp_path, "garden") == ["garden"]
 
 
 def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
@@ -107,7 +127,7 @@ def test_another_model_is_loaded_when_a_job_wants_it(program, tmp_path):
 
 def test_a_failed_scene_is_recorded_and_the_others_run(program, tmp_path):
     told = []
-    names = ["good", "broken", "greedy", "defect", "full", "partial", "old"]
+    names = ["good", "broken", "greedy", "defect", "full", "taken", "partial", "old"]
     outcomes = run_batch(jobs_for(tmp_path, *names), on_scene=told.append)
     assert told == outcomes
     by_name = {outcome.name: outcome for outcome in outcomes}
@@ -117,13 +137,23 @@ def test_a_failed_scene_is_recorded_and_the_others_run(program, tmp_path):
         "greedy": ("failed", 4),
         "defect": ("failed", 1),
         "full": ("failed", 3),
+        "taken": ("failed", 3),
         "partial": ("partial", 6),
         "old": ("ok", 0),
     }
     assert (by_name["broken"].error, by_name["broken"].message) == ("ReconstructionError", "no cameras survive")
     assert by_name["broken"].hint == "take more photos"
-    assert by_name["defect"].error == "ValueError"
-    assert by_name["defect"].message == "internal error: shapes do not match"
+    errors = {name: outcome.error for name, outcome in by_name.items() if outcome.error}
+    assert errors == {
+        "broken": "ReconstructionError",
+        "greedy": "MemoryExceeded",
+        "defect": "InternalError",
+        "full": "OutputError",
+        "taken": "OutputExists",
+    }
+    assert by_name["defect"].message == "internal error: ValueError: shapes do not match"
+    assert "in run_scene\n" in by_name["defect"].traceback and "traceback" not in by_name["defect"].as_row()
+    assert by_name["good"].as_row()["warnings"] == ["dropped b: blank", "focal length open"]
     assert by_name["old"].resumed
     assert by_name["good"].photos == {"verified": 1, "dropped": 1}
 
@@ -133,15 +163,30 @@ def test_without_keep_going_the_first_failure_ends_the_batch(program, tmp_path):
     assert [outcome.name for outcome in outcomes] == ["good", "broken"]
 
 
-def test_an_interrupt_and_missing_weights_end_the_batch(program, monkeypatch, tmp_path):
+@pytest.mark.parametrize("kind", ["stop", "loading"])
+def test_an_interrupt_ends_the_batch(program, tmp_path, kind):
     with pytest.raises(KeyboardInterrupt):
-        run_batch(jobs_for(tmp_path, "stop", "good"))
+        run_batch(jobs_for(tmp_path, kind, "good"))
+    assert [name for name, _ in program["runs"]] == [kind]
+
+
+def test_missing_weights_end_the_batch_unless_nothing_needs_them(program, monkeypatch, tmp_path):
 
     def no_weights(job):
         raise WeightsError("absent", "do this")
 
     monkeypatch.setattr(pipeline, "load_network", no_weights)
+    told = []
     with pytest.raises(WeightsError):
+        run_batch(jobs_for(tmp_path, "old", "good", "old-2"), on_scene=told.append)
+    assert [each.name for each in told] == ["old"]
+    assert [each.status for each in run_batch(jobs_for(tmp_path, "old", "old-2"))] == ["ok", "ok"]
+
+    def no_device(job):
+        raise InputError("no such device", "do this")
+
+    monkeypatch.setattr(pipeline, "load_network", no_device)
+    with pytest.raises(InputError, match="no such device"):
         run_batch(jobs_for(tmp_path, "good"))
 
 
@@ -199,7 +244,7 @@ def test_exit_code_of_a_batch(codes, expected):
 def test_summaries_hold_every_scene_and_no_half_file_stays(tmp_path):
     rows = [
         outcome("a", 0, photos={"verified": 3}),
-        outcome("b, c", 7, error="InputError", message='no "photos"\nhere'),
+        outcome("b, c", 7, error="InputError", message='no "photos"\nhere', warnings=("one", "two")),
     ]
     write_summary(tmp_path / "new", rows[:1], planned=2)
     write_summary(tmp_path / "new", rows, planned=2)
@@ -216,6 +261,7 @@ def test_summaries_hold_every_scene_and_no_half_file_stays(tmp_path):
     with (tmp_path / "new" / "summary.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert tuple(table[0]) == SUMMARY_COLUMNS
+    assert table[1]["warnings"] == "one | two" and summary["scenes"][1]["warnings"] == ["one", "two"]
     assert (table[1]["name"], table[1]["message"], table[1]["exit_code"]) == ("b, c", 'no "photos"\nhere', "7")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["summary.csv", "summary.json"]
 

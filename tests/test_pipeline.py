@@ -245,6 +245,14 @@ def test_only_the_model_of_a_folder_with_known_cameras_is_looked_into(tmp_path, 
         job.inputs("photos")
 
 
+def test_a_finished_scene_needs_no_network(network, photos, tmp_path):
+    loads = []
+    job = SceneJob(sources=(str(photos),), output=tmp_path / "scene", model="flare-test", exports=LIGHT, resume=True)
+    for resumed in (False, True):
+        assert run_scene(job, network=lambda job: loads.append(job) or network).resumed == resumed
+    assert loads == [job]
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x" * path.stat().st_size)])
 def test_resume_makes_a_damaged_result_anew(run, damage):
     damage(run().output / "points.ply")

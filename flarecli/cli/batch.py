@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,8 @@ def batch(
     ] = True,
 ) -> None:
     """Reconstruct each folder as its own scene and write OUT/summary.json and OUT/summary.csv."""
-    from flarecli.batch import SceneOutcome, batch_exit_code, run_batch, scene_jobs, write_summary
+    from flarecli.batch import run_batch, scene_jobs
+    from flarecli.summary import SceneOutcome, batch_exit_code, write_summary
 
     template = scene.to_job((), output)
     outcomes: list[SceneOutcome] = []
@@ -45,8 +47,12 @@ def batch(
             line = f"[{len(outcomes)}/{len(jobs)}] {outcome.name}: {outcome.status}, {outcome.seconds:.1f} s"
             if outcome.message:
                 LOGGER.warning("%s: %s", line, outcome.message)
+                level = logging.WARNING if talking.debug else logging.DEBUG
+                LOGGER.log(level, "%s: %s", outcome.name, outcome.traceback.rstrip())
             else:
                 talk.say(line)
+            for warning in outcome.warnings:
+                LOGGER.warning("%s: %s", outcome.name, warning)
 
         run_batch(jobs, on_scene=on_scene, on_progress=on_progress, keep_going=keep_going)
     code = batch_exit_code(outcomes)

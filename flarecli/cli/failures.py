@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flarecli.errors import as_flare_error
+from flarecli.errors import as_flare_error, defect_message, was_interrupted
 
 EXIT_USAGE, EXIT_DEFECT, EXIT_INTERRUPTED = 2, 1, 130
 
@@ -33,7 +33,7 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """The user's words for whatever ended a command; what nobody foresaw is a defect of the program."""
-    if _was_interrupted(error):
+    if was_interrupted(error):
         return Failure("Interrupted", "interrupted", "", EXIT_INTERRUPTED)
     known = as_flare_error(error)
     if known is not None:
@@ -41,12 +41,5 @@ def failure_of(error: BaseException) -> Failure:
     usage = getattr(error, "format_message", None)
     if callable(usage):
         return Failure("UsageError", str(usage()), "see flare --help", EXIT_USAGE)
-    message = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
-    return Failure("InternalError", message, "run again with --debug and report the traceback", EXIT_DEFECT)
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: libraries that are interrupted while they load call it an ImportError."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    hint = "run again with --debug and report the traceback"
+    return Failure("InternalError", defect_message(error), hint, EXIT_DEFECT)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flarecli.cli.console import LOGGER, Talk
 from flarecli.cli.options import SceneOptions, TalkOptions, take_groups
-
-_MAX_DROPPED = 10
 
 EPILOG = """Examples:
 
@@ -35,12 +33,13 @@ def reconstruct(
 ) -> None:
     """Reconstruct a scene: cameras, points, Gaussians, mesh and depth from 2 or more photos."""
     from flarecli.pipeline import run_scene
+    from flarecli.summary import scene_warnings
 
     job = scene.to_job(tuple(sources), output)
     with Talk(talking) as talk:
         with talk.progress() as on_progress:
             result = run_scene(job, on_progress=on_progress)
-        for line in (*_dropped(result.manifest), *result.manifest.get("warnings", ())):
+        for line in scene_warnings(result.manifest):
             LOGGER.warning(line)
         talk.say(_summary(result.output, result.manifest, resumed=result.resumed))
         talk.result(
@@ -55,16 +54,8 @@ def reconstruct(
     raise typer.Exit(result.exit_code)
 
 
-def _dropped(manifest: dict[str, Any]) -> list[str]:
-    """One line for each photo that was left out, and one for what is too much to list."""
-    dropped = [photo for photo in manifest.get("photos", ()) if photo["status"] == "dropped"]
-    lines = [f"dropped {photo['name']}: {photo['reason']}" for photo in dropped[:_MAX_DROPPED]]
-    more = len(dropped) - len(lines)
-    return [*lines, f"dropped {more} more photos; flare.json lists them"] if more else lines
-
-
 def _summary(output: Path, manifest: dict[str, object], *, resumed: bool) -> str:
-    from flarecli.batch import count_photos
+    from flarecli.summary import count_photos
 
     counts = count_photos(manifest)
     photos = ", ".join(f"{number} {status}" for status, number in counts.items() if number)

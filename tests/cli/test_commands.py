@@ -85,6 +85,22 @@ def test_batch_ends_with_0_when_all_are_whole_and_7_when_all_fail(network, capsy
     assert any(line.startswith("warning: [1/2] no: failed, ") and "has no photos" in line for line in lines)
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_batch_says_warnings_and_where_a_defect_arose(network, monkeypatch, capsys, tmp_path, debug):
+    def run_scene(job, *, on_progress=None, network=None):
+        if job.output.name == "odd":
+            raise ValueError("shapes differ")
+        return SceneResult(output=job.output, exit_code=0, manifest={"photos": VERDICTS, "warnings": ["open focal"]})
+
+    monkeypatch.setattr(pipeline, "run_scene", run_scene)
+    log = tmp_path / "flare.log"
+    line = ["batch", "fine", "odd", "-o", str(tmp_path / "out"), "--log-file", str(log), *["--debug"] * debug]
+    assert run(line) == 6
+    said = capsys.readouterr().err
+    assert "warning: fine: open focal\n" in said and ("in run_scene\n" in said) == debug
+    assert "in run_scene\n" in log.read_text() and "fine: open focal" in log.read_text()
+
+
 def test_export_adds_a_format(scene, answer):
     code, value = answer("export", scene, "--to", "transforms,colmap-text")
     assert code == 0

@@ -6,10 +6,10 @@ from pathlib import Path
 import typer
 
 from flarecli import errors
-from flarecli.batch import SUMMARY_COLUMNS
 from flarecli.cli.app import app
 from flarecli.errors import FlareError
 from flarecli.evaluate.metrics import pose_metrics
+from flarecli.summary import SUMMARY_COLUMNS
 from tests.evaluate.test_metrics import cameras
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
