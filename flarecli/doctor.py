@@ -68,6 +68,8 @@ PACKAGES = (
     Package("PIL", "pillow", "reading photos", required=True),
     Package("pycolmap", "pycolmap", "matching and bundle adjustment", required=True),
     Package("poselib", "poselib", "poses from point maps", required=True),
+    Package("numba", "numba", "rendering Gaussians on the CPU", required=True),
+    Package("plyfile", "plyfile", "PLY files", required=True),
     Package("safetensors", "safetensors", "reading weights", required=True),
     Package("open3d", "open3d-cpu", "meshes", required=True),
     # Importing gsplat may start its compiler; the version is all that is asked here.
@@ -76,8 +78,6 @@ PACKAGES = (
     Package("av", "av", "video", extra="video"),
     Package("OpenEXR", "OpenEXR", "EXR depth maps", extra="exr"),
     Package("torchmetrics", "torchmetrics", "LPIPS", extra="metrics"),
-    Package("viser", "viser", "the viewer", extra="viewer", load=False),
-    Package("ray", "ray", "batches on many machines", extra="batch", load=False),
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from flarecli.errors import InputError, MissingDependency
+from flarecli.errors import InputError, MissingDependency, was_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _EXTRA_OF = {
     "pillow_heif": "heif",
     "av": "video",
-    "viser": "viewer",
-    "ray": "batch",
     "torchmetrics": "metrics",
     "OpenEXR": "exr",
 }
@@ -71,14 +69,20 @@ def require(module: str, purpose: str) -> ModuleType:
         purpose: what the package is needed for, as it should read in the error ("HEIC photos").
 
     Raises:
-        MissingDependency: the package, or a system library that it loads, is absent.
+        MissingDependency: the package, or a system library that it loads, is absent or broken.
     """
     try:
         return load_module(module)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as failure:
+        if was_interrupted(failure):
+            raise KeyboardInterrupt from failure
+        # pycolmap wraps what the system said about its library into a RuntimeError with advice of its own.
+        error = failure.__cause__ if isinstance(failure, RuntimeError) else failure
+        if not isinstance(error, ImportError | OSError):
+            raise
         extra = _EXTRA_OF.get(module)
         hint = f"pip install 'flarecli[{extra}]'" if extra else _HINT_OF.get(module, "pip install -e .")
-        raise MissingDependency(f"{purpose} need the package {module}, which does not load: {error}", hint) from error
+        raise MissingDependency(f"{purpose} need the package {module}, which does not load: {error}", hint) from failure
 
 
 def resolve_device(name: str = "auto") -> torch.device:

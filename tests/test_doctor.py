@@ -21,11 +21,15 @@ def checks():
 
 def test_everything_that_matters_is_looked_at(checks):
     expected = (
-        "python platform cores memory disk driver torch device gsplat pycolmap poselib open3d pillow_heif av viser ray "
-        "OpenEXR torchmetrics"
+        "python platform cores memory disk driver torch device gsplat pycolmap poselib open3d pillow_heif av OpenEXR "
+        "torchmetrics numba plyfile"
     )
     assert set(expected.split()) <= set(checks)
     assert {"weights flare", "weights flare-small"} <= set(checks)
+
+
+def test_nothing_is_asked_for_that_nothing_uses(checks):
+    assert not {"ray", "viser"} & set(checks)
 
 
 def test_only_what_is_not_ok_has_a_fix(checks):

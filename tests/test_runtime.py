@@ -65,6 +65,28 @@ def test_a_missing_package_is_named():
         require("no_such_package", "tests")
 
 
+def broken_package(folder, name, cause):
+    """A package that fails to load as pycolmap does: a RuntimeError about whatever befell its library."""
+    (folder / f"{name}.py").write_text(
+        f"try:\n    {cause}\nexcept BaseException as error:\n"
+        "    raise RuntimeError('Cannot import the C++ backend\\nadvice') from error\n"
+    )
+
+
+def test_a_package_whose_library_is_broken_is_told_with_the_cause(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    broken_package(tmp_path, "without_library", "raise ImportError('libodd.so.3: cannot open')")
+    with pytest.raises(MissingDependency, match=r"which does not load: libodd\.so\.3: cannot open$") as error:
+        require("without_library", "tests")
+    assert error.value.hint
+    broken_package(tmp_path, "interrupted_library", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        require("interrupted_library", "tests")
+    broken_package(tmp_path, "with_a_defect", "raise ValueError('a defect')")
+    with pytest.raises(RuntimeError, match="C\\+\\+ backend"):
+        require("with_a_defect", "tests")
+
+
 def test_numpy_is_one_whose_savez_knows_allow_pickle():
     """Before 2.2 it stored the argument as an array."""
     content = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
