@@ -1,8 +1,8 @@
 #!/bin/sh
 # Reconstruct many folders, each as its own scene, and act on what came out.
 #
-# Shows: flare batch with its JSON object on stdout, its summary.csv, and the exit codes.
-# Needs: flare on the PATH, and folders of photos: examples/04_batch.sh OUT DIR...
+# Shows: flare batch with its JSON object on stdout, and the exit codes.
+# Needs: flare and python3 on the PATH, and folders of photos: examples/04_batch.sh OUT DIR...
 # Prints: name, status and seconds of every scene. Run again, it keeps what is finished (--resume).
 set -u
 if [ $# -lt 2 ]; then
@@ -14,7 +14,11 @@ shift
 mkdir -p "$out"
 flare batch "$@" -o "$out" --resume --json --quiet >"$out.json"
 code=$?
-if [ -f "$out/summary.csv" ]; then cut -d, -f1,2,4 "$out/summary.csv"; fi
+python3 - "$out.json" <<'END'
+import json, sys
+for row in json.load(open(sys.argv[1])).get("scenes", []):
+    print(f"{row['name']}: {row['status']}, {row['seconds']} s")
+END
 case $code in
 0) echo "all scenes are whole" ;;
 6) echo "some scenes are partial or failed" ;;

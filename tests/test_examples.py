@@ -134,9 +134,23 @@ def test_04_makes_one_scene_per_folder_and_keeps_it(tmp_path):
             command, cwd=tmp_path, env=os.environ | {"PATH": search}, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert "left,ok" in done.stdout and "right,ok" in done.stdout
+        assert "left: ok" in done.stdout and "right: ok" in done.stdout
     rows = json.loads((tmp_path / "out.json").read_text())["scenes"]
     assert all(row["resumed"] for row in rows)
+
+
+def test_04_reads_names_with_commas_and_quotes(tmp_path):
+    scenes = [{"name": 'attic, "left"', "hint": "a, b", "status": "ok", "seconds": 1.5}]
+    (tmp_path / "flare").write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({'scenes': scenes})}\nEND\nexit 6\n")
+    (tmp_path / "flare").chmod(0o755)
+    done = subprocess.run(
+        [str(EXAMPLES / "04_batch.sh"), str(tmp_path / "out"), "any"],
+        env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (6, "")
+    assert done.stdout.splitlines() == ['attic, "left": ok, 1.5 s', "some scenes are partial or failed"]
 
 
 def test_04_says_how_it_is_called():

@@ -13,12 +13,15 @@ import torch
 from flarecli.appearance.align import align_camera
 from flarecli.appearance.holdout import choose_held_out, gaussians_without
 from flarecli.appearance.photos import Progress, View, load_views, rendering_device, show
+from flarecli.errors import InputError
 from flarecli.export.archive import load_scene
 from flarecli.render.quality import psnr, ssim
 from flarecli.render.splats import Splats
 
 if TYPE_CHECKING:
     from flarecli.evaluate.lpips import Lpips
+
+_LEAST_SIDE, _LEAST_SIDE_LPIPS = 11, 32  # the window of SSIM; what is left of a picture in the last stage of LPIPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def evaluate_novel_views(scene: Path, options: NovelViewOptions, on_progress: Pr
         account, as the papers do.
 
     Raises:
-        InputError: no such scene, or a set of photos that can't be held out.
+        InputError: no such scene, a set of photos that can't be held out, or pictures that are too small to compare.
         WeightsError: the LPIPS weights are none.
     """
     from flarecli.evaluate.lpips import Lpips
@@ -65,6 +68,15 @@ def evaluate_novel_views(scene: Path, options: NovelViewOptions, on_progress: Pr
     device = rendering_device(options.device)
     splats = Splats.of(gaussians_without(reconstruction, held_out), device)
     views = load_views(scene, reconstruction, options.long_side, device, names=held_out)
+    least = _LEAST_SIDE if lpips is None else _LEAST_SIDE_LPIPS
+    for view in views:
+        if min(view.size_hw) < least:
+            size = " x ".join(map(str, view.size_hw[::-1]))
+            raise InputError(
+                f"{view.name} is compared at {size} pixels, and {'SSIM' if lpips is None else 'LPIPS'} needs {least} a "
+                "side",
+                "give a larger --long-side, or hold out larger photos",
+            )
     photos: dict[str, dict[str, float | None]] = {}
     aligned: dict[str, dict[str, float | None]] = {}
     for index, view in enumerate(views):

@@ -7,7 +7,7 @@ import torch
 from flarecli.appearance.holdout import gaussians_without
 from flarecli.appearance.photos import load_views, show
 from flarecli.cli.app import run
-from flarecli.errors import WeightsError
+from flarecli.errors import InputError, WeightsError
 from flarecli.evaluate.lpips import Lpips
 from flarecli.evaluate.novel_views import NovelViewOptions, evaluate_novel_views
 from flarecli.export.archive import save_scene
@@ -59,6 +59,16 @@ def test_alignment_of_held_out_cameras_can_only_help(scene):
     plain = evaluate_novel_views(scene, NovelViewOptions(long_side=48, align_poses=True, hold_out=["photo_02.png"]))
     assert set(plain["aligned"]) == {"psnr_db", "ssim", "lpips", "covered"}
     assert plain["aligned"]["psnr_db"] > plain["psnr_db"] - 0.2
+
+
+@pytest.mark.parametrize(("size_hw", "weights", "said"), [((9, 40), False, "SSIM needs 11"), ((24, 96), True, "LPIPS")])
+def test_pictures_that_are_too_small_to_compare_are_named(alexnet, tmp_path, size_hw, weights, said):
+    small = make_scene(3, size_hw, num_tracks=20)
+    small.write_images(tmp_path / "images")
+    save_scene(small.reconstruction, tmp_path)
+    options = NovelViewOptions(hold_out=["photo_01.png"], lpips_weights=alexnet if weights else None)
+    with pytest.raises(InputError, match=rf"photo_01\.png is compared at \d+ x {size_hw[0]} pixels, and {said}"):
+        evaluate_novel_views(tmp_path, options)
 
 
 def test_lpips_has_the_form_of_a_distance(alexnet):
