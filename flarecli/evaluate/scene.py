@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from flarecli.evaluate.metrics import (
 from flarecli.evaluate.sources import CameraSet, read_cameras
 from flarecli.geometry.projection import map_pixels, photo_pixels, pixel_grid
 from flarecli.geometry.transforms import Sim3, align_cameras, invert_rigid
+from flarecli.scene.names import match_names
 from flarecli.scene.reconstruction import DepthMap
 
 MAX_POINTS = 200_000  # for nearest-neighbour distances; a regular sample of more does not change them
@@ -30,8 +30,8 @@ ALL_PHOTOS = "all"
 def evaluate_scene(scene: Path, reference: Path, *, photos: Sequence[str] | str | None = None) -> dict[str, Any]:
     """Compare a reconstruction with a reference.
 
-    Photos are matched by name, then by base name where that is unique on both sides. A photo that counts and has no
-    camera in the scene is a failure of 180 degrees in all its pairs.
+    Photos are matched by name, then by base name and by the name without its suffix where that is unique on both sides.
+    A photo that counts and has no camera in the scene is a failure of 180 degrees in all its pairs.
 
     Args:
         scene: our output folder, or any COLMAP model, cameras.json or transforms.json.
@@ -70,22 +70,6 @@ def evaluate_scene(scene: Path, reference: Path, *, photos: Sequence[str] | str 
     out["depth"] = _depth(predicted, truth, {in_scene[n]: t for n, t in pairs.items() if n in in_scene}, similarity)
     out["points"] = _points(predicted, truth, set(pairs.values()), similarity)
     return out | {"missing": [name for name in pairs if name not in in_scene], "unmatched": unmatched}
-
-
-def match_names(names: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """Which known name each name means: the same one, or the one with the same base name where both are unique."""
-    exact = set(known)
-    times_here = Counter(Path(name).name for name in names)
-    times_there = Counter(Path(name).name for name in known)
-    by_base = {Path(name).name: name for name in known}
-    out = {}
-    for name in names:
-        base = Path(name).name
-        if name in exact:
-            out[name] = name
-        elif times_here[base] == 1 and times_there[base] == 1:
-            out[name] = by_base[base]
-    return out
 
 
 def _counted_names(predicted: CameraSet, photos: Sequence[str] | str | None, truth: CameraSet) -> tuple[list[str], str]:

@@ -14,6 +14,7 @@ from flarecli.geometry.distortion import NEAR_PX, PERSPECTIVE, Distortion, neare
 from flarecli.geometry.projection import intrinsics
 from flarecli.images.loading import Photo
 from flarecli.scene.cameras import Cameras
+from flarecli.scene.names import match_names
 from flarecli.scene.priors import Priors
 
 SharedCamera = Literal["auto", "none", "folder", "all"]
@@ -156,24 +157,24 @@ def _groups(
 
 def _read(path: Path, photos: Sequence[Photo], what: str) -> tuple[Cameras, list[Distortion]]:
     names, cameras, distortions = read_camera_file(path)
-    rows: dict[int, str] = {}
+    originals = [PurePosixPath(photo.name).with_name(photo.path.name).as_posix() for photo in photos]
+    entries = match_names([photo.name for photo in photos], names, originals)
+    rows: list[int] = []
     for photo in photos:
-        row = _find(photo.name, names)
-        if row is None:
-            raise InputError(f"{path} has no {what} for {photo.name}", "every photo needs an entry of the same name")
+        if photo.name not in entries:
+            raise InputError(
+                f"{path} has no {what} for {photo.name}",
+                "every photo needs an entry of the same name, with its folder where several photos have one name",
+            )
+        row = names.index(entries[photo.name])
         if tuple(cameras.size_hw[row]) != photo.size_hw:
             raise InputError(
                 f"{path}: {photo.name} is {cameras.size_hw[row][1]}x{cameras.size_hw[row][0]} there, "
                 f"but the upright photo is {photo.size_hw[1]}x{photo.size_hw[0]}",
                 "give cameras in the pixels of the upright photos",
             )
-        if row in rows:
-            raise InputError(
-                f"{path}: {names[row]} would be the camera of both {rows[row]} and {photo.name}",
-                "name the entries as the photos are named, with their sub-folders",
-            )
-        rows[row] = photo.name
-    return cameras.subset(list(rows)), [distortions[row] for row in rows]
+        rows.append(row)
+    return cameras.subset(rows), [distortions[row] for row in rows]
 
 
 def read_camera_file(path: Path) -> tuple[tuple[str, ...], Cameras, tuple[Distortion, ...]]:
@@ -191,10 +192,3 @@ def read_camera_file(path: Path) -> tuple[tuple[str, ...], Cameras, tuple[Distor
         model = read_colmap(path)
         return model.names, model.cameras, model.distortions
     return *read_transforms(path), read_distortions(path)
-
-
-def _find(name: str, names: Sequence[str]) -> int | None:
-    if name in names:
-        return list(names).index(name)
-    base = [index for index, other in enumerate(names) if PurePosixPath(other).name == PurePosixPath(name).name]
-    return base[0] if len(base) == 1 else None

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flarecli.errors import InputError
-from flarecli.evaluate.scene import evaluate_scene, match_names, sample_depth
+from flarecli.evaluate.scene import evaluate_scene, sample_depth
 from flarecli.evaluate.sources import read_cameras
 from flarecli.export.archive import save_scene
 from flarecli.geometry.transforms import Sim3, matrix_from_quats_wxyz
@@ -248,19 +248,12 @@ def test_points_that_the_counted_photos_do_not_show_are_not_asked_for(truth, tmp
     assert numbers["reference_points"] == len(xyz) - 1
 
 
-@pytest.mark.parametrize(
-    ("names", "known", "expected"),
-    [
-        (["a.jpg"], ["a.jpg", "b.jpg"], {"a.jpg": "a.jpg"}),
-        (["images/a.jpg"], ["a.jpg"], {"images/a.jpg": "a.jpg"}),
-        (["a.jpg"], ["left/a.jpg"], {"a.jpg": "left/a.jpg"}),
-        (["a.jpg"], ["left/a.jpg", "right/a.jpg"], {}),
-        (["left/a.jpg", "right/a.jpg"], ["a.jpg"], {}),
-        (["a.jpg"], ["a.png"], {}),
-    ],
-)
-def test_names_match_exactly_or_by_unique_base_name(names, known, expected):
-    assert match_names(names, known) == expected
+def test_a_reference_may_name_the_files_that_the_scene_has_copies_of(truth, tmp_path):
+    named = replace(truth, image_names=tuple(f"images/{Path(name).stem}.tif" for name in truth.image_names))
+    bench = write_cameras_json(named, tmp_path / "bench")
+    numbers = evaluate_scene(own_scene(moved_copy(truth), tmp_path / "scene"), bench)
+    assert numbers["photos"] == len(truth) and numbers["AUC@5"] == 100
+    assert numbers["missing"] == numbers["unmatched"] == []
 
 
 def damaged_npz(folder):

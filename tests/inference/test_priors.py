@@ -183,8 +183,9 @@ def test_two_photos_never_get_one_entry_of_a_file(scene, tmp_path):
     (tmp_path / "both/b").mkdir()
     for folder, picture in zip("ab", scene.images, strict=False):
         Image.fromarray(picture).save(tmp_path / "both" / folder / "photo_00.png")
-    with pytest.raises(InputError, match=r"photo_00\.png would be the camera of both a/photo_00\.png and b/photo_00"):
+    with pytest.raises(InputError, match=r"no poses for a/photo_00\.png") as caught:
         collect(tmp_path / "both", poses=path)
+    assert "folder" in caught.value.hint
 
 
 def test_a_file_may_name_photos_without_their_folder(scene, tmp_path):
@@ -264,3 +265,19 @@ def test_a_lens_that_folds_is_refused(scene, tmp_path):
     (path / "cameras.txt").write_text(f"1 RADIAL 80 60 {K[0, 0]} {K[0, 2]} {K[1, 2]} -3 -3\n")
     with pytest.raises(InputError, match=r"photo_00\.png is not usable: the distortion folds"):
         collect(tmp_path / "photos", str(path))
+
+
+@pytest.mark.parametrize("suffix", ["tif", "bmp", "webp"])
+def test_a_file_names_the_originals_of_photos_whose_copies_are_called_otherwise(scene, tmp_path, suffix):
+    originals = tuple(name.replace(".png", f".{suffix}") for name in scene.reconstruction.image_names)
+    named = replace(scene.reconstruction, image_names=originals)
+    write_transforms(named, tmp_path)
+    for photo in (tmp_path / "photos").iterdir():
+        Image.open(photo).save(photo.with_suffix(f".{suffix}"))
+        photo.unlink()
+    for poses, intrinsics_from in ((tmp_path / "transforms.json", None), (None, str(tmp_path / "transforms.json"))):
+        priors = collect(tmp_path / "photos", intrinsics_from, poses)
+        np.testing.assert_allclose(priors.K, scene.reconstruction.cameras.K, atol=1e-9)
+        if poses is not None:
+            assert priors.c2w is not None
+            np.testing.assert_allclose(priors.c2w, scene.reconstruction.cameras.c2w, atol=1e-9)
