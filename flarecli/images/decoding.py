@@ -20,6 +20,7 @@ from flarecli.images.exif import orientation_of
 from flarecli.runtime import require
 
 MAX_PIXELS = 500_000_000
+_MAX_PIXELS_PER_BYTE = 1000  # a photo takes a byte for 100 pixels at the least
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,7 +40,6 @@ _DECODER_ERRORS = (
     LookupError,
     TypeError,
     ArithmeticError,
-    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -83,6 +83,7 @@ def open_image(source: Path | bytes) -> Image.Image:
 
     Raises:
         UnreadablePhoto: not an image, damaged, too large, or of a format whose package is absent.
+        MemoryError: there is too little memory for it.
     """
     try:
         head = source[:64] if isinstance(source, bytes) else _head(source)
@@ -98,6 +99,8 @@ def open_image(source: Path | bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise UnreadablePhoto(*_too_large()) from error
     except _DECODER_ERRORS as error:
+        if _ran_out_of_memory(error):
+            raise MemoryError from error
         raise UnreadablePhoto(f"can't be opened: {_clause(error)}") from error
 
 
@@ -113,6 +116,7 @@ def decode(image: Image.Image, size_hw: tuple[int, int] | None = None) -> Decode
 
     Raises:
         UnreadablePhoto: the pixel data is damaged.
+        MemoryError: there is too little memory for the picture.
     """
     try:
         box = None
@@ -130,7 +134,9 @@ def decode(image: Image.Image, size_hw: tuple[int, int] | None = None) -> Decode
         return Decoded(upright(rgb, orientation), alpha and upright(alpha, orientation))
     except UnreadablePhoto:
         raise
-    except _DECODER_ERRORS as error:
+    except (MemoryError, *_DECODER_ERRORS) as error:
+        if _ran_out_of_memory(error) and not _is_hollow(image):
+            raise MemoryError from error
         raise UnreadablePhoto(f"damaged picture: {_clause(error)}") from error
 
 
@@ -223,6 +229,19 @@ def _open_heif(source: Path | bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise UnreadablePhoto(*_too_large())
     return file.to_pillow()
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    # Pillow's own decoders report it as an OSError, libheif as a RuntimeError.
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def _is_hollow(image: Image.Image) -> bool:
+    """Whether the file holds far too few bytes for the size in its header, which then is damaged."""
+    file = getattr(image, "fp", None)
+    if file is None or file.closed:  # all of it has been decoded
+        return False
+    return image.width * image.height > _MAX_PIXELS_PER_BYTE * file.seek(0, io.SEEK_END)
 
 
 def _clause(error: BaseException) -> str:

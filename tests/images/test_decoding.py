@@ -224,6 +224,35 @@ def test_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path):
     assert decoding.MAX_PIXELS == 500_000_000
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_too_little_memory_is_no_damage_unless_the_header_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    sound = save(tmp_path / "a.png", UPRIGHT).read_bytes()
+    hollow = bytearray(png16(tmp_path / "b.png", np.zeros((1, 1, 3))).read_bytes())
+    hollow[16:24] = struct.pack(">II", 20000, 20000)
+    hollow[29:33] = struct.pack(">I", zlib.crc32(hollow[12:29]))
+
+    def full(image: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", full, raising=False)
+    for source in (sound, tmp_path / "a.png"):
+        with pytest.raises(MemoryError):
+            decode(open_image(source))
+    with pytest.raises(UnreadablePhoto, match="damaged"):
+        decode(open_image(bytes(hollow)))
+    monkeypatch.undo()
+
+    def full_before_turning(image: Image.Image, orientation: int) -> Image.Image:
+        raise error
+
+    monkeypatch.setattr(decoding, "upright", full_before_turning)
+    with pytest.raises(MemoryError):
+        decode(open_image(sound))
+
+
 def test_text_and_folder_are_unreadable(tmp_path: Path):
     (tmp_path / "a.jpg").write_text("not a picture at all")
     for path in (tmp_path / "a.jpg", tmp_path, tmp_path / "absent.jpg"):
