@@ -17,6 +17,7 @@ from PIL import Image
 
 from flarecli.errors import MissingDependency
 from flarecli.images.exif import orientation_of
+from flarecli.images.grey import eight_bit
 from flarecli.runtime import require
 
 MAX_PIXELS = 500_000_000
@@ -173,30 +174,15 @@ def _rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
         values = np.asarray(image)
         clear = values == image.info.get("transparency")
         alpha = Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)) if np.any(clear) else None
-        image = Image.fromarray(_eight_bit(values))
+        try:
+            image = Image.fromarray(eight_bit(values))
+        except ValueError as error:
+            raise UnreadablePhoto(str(error), "save it as 16-bit") from error
     elif has_alpha(image):
         image = image.convert("LA" if image.mode in {"LA", "La"} else "RGBA")
         channel = image.getchannel("A")
         alpha = channel if cast(tuple[int, int], channel.getextrema())[0] < 255 else None
     return image.convert("RGB"), alpha
-
-
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    """Wide grey values to 8 bits by a fixed factor, so that photos of one set stay comparable.
-
-    Integers are 16-bit (65535 is white). Floats up to 1 have white at 1; larger ones are in 8-bit or 16-bit units.
-
-    Raises:
-        UnreadablePhoto: integers outside 0..65535.
-    """
-    if np.issubdtype(values.dtype, np.integer):
-        if values.min() < 0 or values.max() > 65535:
-            raise UnreadablePhoto("32-bit integer pixels have no defined white", "save it as 16-bit")
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(finite.max(initial=0.0))
-    factor = 255.0 if top <= 1.001 else 1.0 if top <= 255.0 else 1 / 257
-    return np.rint(np.clip(finite * factor, 0, 255)).astype(np.uint8)
 
 
 def _checked(image: Image.Image) -> Image.Image:

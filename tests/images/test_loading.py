@@ -213,3 +213,16 @@ def test_many_photos_keep_their_order_in_threads(tmp_path: Path, monkeypatch: py
     found = load_photos([tmp_path])
     assert [photo.name for photo in found.photos] == [f"{i}.jpg" for i in range(30)]
     assert threading.active_count() < 5
+
+
+def test_highlights_and_12_bit_values_make_no_photo_blank(folder: Path):
+    grey = landscape(5)[..., 1].astype(np.float32) / 255
+    Image.fromarray((grey * 4095).astype(np.uint16)).save(folder / "twelve.tif")
+    grey[0, 0] = 1.5
+    Image.fromarray(grey).save(folder / "highlight.tif")
+    found = load_photos([folder])
+    assert found.dropped == ()
+    for photo in found.photos:
+        if photo.path.suffix == ".tif":
+            wrong = np.abs(photo.rgb()[..., 1].astype(int) - landscape(5)[..., 1])
+            assert np.delete(wrong.ravel(), 0).max() <= 1
