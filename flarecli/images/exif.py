@@ -20,6 +20,7 @@ _DESCRIPTIVE = (0x010E, _MAKE, _MODEL, 0x0131, 0x0132, 0x013B, 0x8298)  # title,
 _MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 _DIAGONAL_35MM = 43.27
 _PLAUSIBLE = (0.25, 15.0)  # focal over long side: 127 to 4 degrees
+_SAME_SHAPE = 0.02  # aspects may differ by so much: scaled sizes are rounded, converters cut a few columns
 _UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, OSError, struct.error)
 _MAX_JPEG_EXIF = 65_527  # bytes of one APP1 segment less its headers
 
@@ -30,7 +31,8 @@ class CameraTags:
 
     Attributes:
         orientation: EXIF tag 1..8; 1 where absent or invalid.
-        focal_px: focal length in pixels of the photo as decoded at full size, or None.
+        focal_px: focal length in pixels of the photo as decoded at full size, or None, also where the photo was cropped
+            in a way that leaves it open.
         camera_id: equal for photos taken by the same body, lens and focal length, or None.
     """
 
@@ -75,19 +77,37 @@ def _focal_px(camera: dict[int, Any], size: tuple[int, int]) -> float | None:
 
     Source: CIPA DCG-001 defines the 35 mm equivalent over the diagonal (43.27 mm); COLMAP's Bitmap::ExifFocalLength
     uses it the same way and then the focal-plane resolution. As in OpenSfM's exif.py that resolution counts pixels of
-    the recorded size (PixelXDimension), so that a photo scaled down later keeps its angle of view.
+    the recorded size (PixelXDimension), so that a photo scaled down later keeps its angle of view. Both tags describe
+    the photo as it was taken; one that was cropped since has the pixels of the whole.
     """
+    whole = _whole_size(camera, size)
+    if whole is None:
+        return None
     focal_35mm, focal_mm = _number(camera.get(_FOCAL_35MM)), _number(camera.get(_FOCAL_MM))
     candidates: list[float] = []
     if focal_35mm:
-        candidates.append(focal_35mm / _DIAGONAL_35MM * math.hypot(*size))
+        candidates.append(focal_35mm / _DIAGONAL_35MM * math.hypot(*whole))
     resolution = _number(camera.get(_PLANE_X_RESOLUTION))
     unit = _MM_PER_UNIT.get(int(_number(camera.get(_PLANE_UNIT)) or 2))
     if focal_mm and resolution and unit:
         recorded = max(_number(camera.get(_PIXEL_WIDTH)) or 0, _number(camera.get(_PIXEL_HEIGHT)) or 0)
-        candidates.append(focal_mm * resolution / unit * max(size) / (recorded or max(size)))
+        candidates.append(focal_mm * resolution / unit * max(whole) / (recorded or max(whole)))
     low, high = _PLAUSIBLE
     return next((focal for focal in candidates if low <= focal / max(size) <= high), None)
+
+
+def _whole_size(camera: dict[int, Any], size: tuple[int, int]) -> tuple[float, float] | None:
+    """Width and height, in pixels of this file, of the photo as it was taken; None where a crop was scaled too.
+
+    A size of the same shape as the recorded one, upright or turned, is the whole photo.
+    """
+    width, height = _number(camera.get(_PIXEL_WIDTH)), _number(camera.get(_PIXEL_HEIGHT))
+    if width is None or height is None:
+        return size
+    if (size[0] == width and size[1] < height) or (size[1] == height and size[0] < width):
+        return width, height
+    turned = (max(size) / min(size)) / (max(width, height) / min(width, height))
+    return size if abs(turned - 1) <= _SAME_SHAPE else None
 
 
 def _number(value: Any) -> float | None:
@@ -107,7 +127,8 @@ def _text(value: Any) -> str:
 def exif_for_copy(image: Image.Image, size_hw: tuple[int, int]) -> bytes | None:
     """EXIF for an upright copy: camera, lens, exposure, date, author and position; no orientation, no thumbnail.
 
-    Tags that describe the storage of the original file are left out. The maker's note stays while it fits into a JPEG.
+    Tags that describe the storage of the original file are left out, and of a cropped photo those that give the focal
+    length by its whole size. The maker's note stays while it fits into a JPEG.
 
     Args:
         image: the opened original.
@@ -123,6 +144,9 @@ def exif_for_copy(image: Image.Image, size_hw: tuple[int, int]) -> bytes | None:
         if not (kept or camera or position):
             return None
         camera.pop(_INTEROPERABILITY_IFD, None)
+        if _whole_size(camera, image.size) != image.size:
+            # The recorded size, which tells of the crop, makes way for the copy's own.
+            camera = {tag: value for tag, value in camera.items() if tag not in (_FOCAL_35MM, _PLANE_X_RESOLUTION)}
         camera |= {_PIXEL_WIDTH: size_hw[1], _PIXEL_HEIGHT: size_hw[0]}
         encoded = _encode(kept, camera, position)
         if len(encoded) > _MAX_JPEG_EXIF:

@@ -51,6 +51,40 @@ def test_focal_does_not_depend_on_orientation(tmp_path: Path):
     assert turned.focal_px == upright.focal_px == pytest.approx(28 / 43.27 * math.hypot(*SIZE))
 
 
+@pytest.mark.parametrize(
+    ("size", "whole"),
+    [
+        ((400, 300), 500),
+        ((200, 300), 500),  # cropped at the sides
+        ((225, 300), 500),  # to a shape that looks turned
+        ((400, 225), 500),  # cropped above and below
+        ((300, 400), 500),  # turned
+        ((200, 150), 250),  # scaled
+        ((150, 200), 250),
+        ((201, 150), math.hypot(201, 150)),  # scaled and rounded
+        ((200, 200), None),  # cropped on all sides, or cropped and scaled
+        ((300, 200), None),
+        ((400, 400), None),  # a stitched photo keeps the tags of its first part
+    ],
+)
+def test_focal_length_of_a_cropped_photo(tmp_path: Path, size: tuple[int, int], whole: float | None):
+    film = camera_tags(tagged(tmp_path, {FOCAL_35: 30, WIDTH: 400, HEIGHT: 300}, size=size)).focal_px
+    assert film == (None if whole is None else pytest.approx(30 / 43.27 * whole))
+    plane = {FOCAL: IFDRational(6), RESOLUTION: IFDRational(60), UNIT: 4, WIDTH: 400, HEIGHT: 300}
+    focal = camera_tags(tagged(tmp_path, plane, size=size)).focal_px
+    assert focal == (None if whole is None else pytest.approx(360 * whole / 500, rel=5e-3))
+
+
+def test_copy_of_a_cropped_photo_claims_no_focal_length_of_the_whole(tmp_path: Path):
+    for size, expected in (((400, 300), 30 / 43.27 * 500), ((200, 300), None)):
+        image = tagged(tmp_path, {FOCAL_35: 30, WIDTH: 400, HEIGHT: 300}, size=size)
+        encoded = exif_for_copy(image, (size[1], size[0]))
+        assert encoded is not None
+        Image.new("RGB", size).save(tmp_path / "copy.jpg", exif=encoded)
+        focal = camera_tags(Image.open(tmp_path / "copy.jpg")).focal_px
+        assert focal == (None if expected is None else pytest.approx(expected))
+
+
 def test_camera_id_tells_cameras_apart(tmp_path: Path):
     def camera_id(focal: int, lens: str, model: str = "M") -> str | None:
         return camera_tags(
