@@ -30,6 +30,7 @@ Progress = Callable[[str, int, int], None]
 MIN_SIDE_PX = 32
 _BLANK_STD = 1.0  # of 255, after scaling down: a lens cap or a blown-out sky stays below, a misty wall above
 _PROBE_SIDE = 256
+_MAX_NAME_BYTES = 255  # of every usual file system
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JPEG2000"})
 
 
@@ -251,8 +252,21 @@ def _inspect(item: FoundFile, masks: Path | None, mask_names: tuple[str, ...]) -
     )
     suffix = _copy_suffix(image, photo)
     name = item.name if suffix is None else str(PurePosixPath(item.name).with_suffix(suffix))
+    _require_writable(name, with_mask=photo.has_alpha or mask_path is not None)
     plain = suffix is None and tags.orientation == 1 and _is_plain(image, content, item.path.suffix.lower())
     return replace(photo, name=name, is_plain=plain)
+
+
+def _require_writable(name: str, *, with_mask: bool) -> None:
+    """Refuse a name that no file of a reconstruction can have, before the work and not after it.
+
+    Raises:
+        UnreadablePhoto: the copy's name is too long, or that of its mask, which has another suffix behind it.
+    """
+    longest = _MAX_NAME_BYTES - len(".png") * with_mask
+    if len(PurePosixPath(name).name.encode()) > longest:
+        of_mask = ", and its mask's is longer" if with_mask else ""
+        raise UnreadablePhoto(f"its copy's name would be too long{of_mask}", f"rename it to at most {longest} bytes")
 
 
 def _probe_size(size_hw: tuple[int, int]) -> tuple[int, int]:

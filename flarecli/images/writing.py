@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,8 @@ def _write(target: Path, original: Path, content: bytes) -> None:
     """Write a file under a temporary name beside its place and rename it."""
     if target.resolve() == original.resolve():
         raise OutputError(f"{target}: the copy would replace the original photo", "choose another output folder")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # Without the target's name, which may have all the length that the file system allows.
+    temporary = target.with_name(f".{os.getpid()}.{threading.get_ident()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)

@@ -226,3 +226,17 @@ def test_highlights_and_12_bit_values_make_no_photo_blank(folder: Path):
         if photo.path.suffix == ".tif":
             wrong = np.abs(photo.rgb()[..., 1].astype(int) - landscape(5)[..., 1])
             assert np.delete(wrong.ravel(), 0).max() <= 1
+
+
+def test_names_too_long_for_their_copies_are_refused_at_once(folder: Path):
+    opaque, cut = landscape(3), np.dstack([landscape(4), np.zeros((96, 144), np.uint8)])
+    cut[20:, :, 3] = 255
+    save(folder / f"{'a' * 251}.png", opaque)
+    save(folder / f"{'b' * 247}.png", cut)
+    save(folder / f"{'c' * 248}.png", cut[:, ::-1])
+    with pytest.raises(InputError, match="too long"):
+        load_photos([folder], strict=True)
+    found = load_photos([folder])
+    assert {photo.name[0] for photo in found.photos} == {"I", "a", "b"}
+    (verdict,) = found.dropped
+    assert verdict.name[0] == "c" and "251 bytes" in verdict.reason

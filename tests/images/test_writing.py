@@ -163,6 +163,16 @@ def test_original_is_never_replaced(tmp_path: Path, orientation: int):
     assert photo.path.read_bytes() == before
 
 
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path):
+    photo = load_one(save(tmp_path / "in" / f"{'a' * 251}.png", landscape()))
+    assert write_upright(photo, tmp_path / "out").read_bytes() == photo.path.read_bytes()
+    photo = load_one(
+        save(tmp_path / "cut" / f"{'b' * 247}.png", np.dstack([landscape(), landscape()[..., :1] // 64 * 85]))
+    )
+    mask = write_mask(photo, tmp_path / "masks")
+    assert mask is not None and len(mask.name) == 255 and mask.is_file()
+
+
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     photo = load_one(save(tmp_path / "a.jpg", landscape(), 6))
 
