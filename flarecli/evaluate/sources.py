@@ -60,7 +60,8 @@ def read_cameras(path: Path) -> CameraSet:
 
     Args:
         path: our scene folder, a COLMAP model folder or one that holds sparse/0, a cameras.json, a transforms.json,
-            or a folder with one of those files.
+            or a folder with one of those files. Integers in a depth.npz beside a cameras.json are millimetres of a
+            reference in metres; floats are in the reference's own unit.
 
     Raises:
         InputError: the path does not exist, holds none of them, or is damaged.
