@@ -11,7 +11,7 @@ from flarecli.train.checkpoint import TrainState, save_checkpoint
 from flarecli.train.ship import export_weights, trunk_digest
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "flare-small.safetensors"
-TRUNK = "032a0a9b669240cb4ec37d90b96f9ba78178c79c3362fcc88fafb1ed79be7f66"
+TRUNK = "330ee925d859798e192d58f7180586c91eaab872bab83f56a099a4d15c50bcbe"
 
 
 def test_exported_weights_are_the_average_and_describe_themselves(tmp_path):
