@@ -53,7 +53,7 @@ class SceneJob:
         min_registered: fraction of the photos that need a verified camera (without refinement: a camera); fewer is
             exit code 6.
         strict: a broken photo is an error instead of a line in the report.
-        overwrite: replace an existing output of ours.
+        overwrite: replace an existing output of ours; together with ``resume`` only what was made from something else.
         resume: keep a finished output that was made from the same input and options, refuse to replace one that was
             not, and make anew what is damaged.
         license_policy: any, or commercial to refuse non-commercial weights.
@@ -129,10 +129,10 @@ class SceneJob:
             inputs: of :meth:`inputs`.
 
         Returns:
-            The manifest, or None where there is no output of ours or a damaged one.
+            The manifest, or None where there is no output of ours, a damaged one, or another that may be replaced.
 
         Raises:
-            OutputExists: an undamaged output was made from something else; the message says what.
+            OutputExists: an undamaged output, not to be overwritten, was made from something else; it says what.
             WeightsError: the job names a weights file that does not exist.
         """
         from flarecli.export.manifest import MANIFEST_NAME, file_problems, read_manifest
@@ -150,6 +150,8 @@ class SceneJob:
         weights = self._weights_sha256()
         if "model" not in differing and weights not in (None, manifest["model"].get("weights_sha256")):
             differing.append("weights")
+        if differing and self.overwrite:
+            return None
         if differing:
             words = ", ".join(_WORDS.get(name, name.replace("_", "-")) for name in differing)
             raise OutputExists(

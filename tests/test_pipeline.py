@@ -188,6 +188,9 @@ def test_resume_keeps_a_finished_scene_and_refuses_to_replace_it_by_another(run,
     assert content(first.output) == before
     assert run(overwrite=True, seed=7).manifest["options"]["seed"] == 7
     assert run(resume=True, seed=7).resumed
+    assert run(resume=True, overwrite=True, seed=7).resumed
+    anew = run(resume=True, overwrite=True, seed=8)
+    assert not anew.resumed and anew.manifest["options"]["seed"] == 8
 
 
 def test_resume_asks_only_for_what_decides_the_result(run, photos):

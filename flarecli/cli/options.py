@@ -223,7 +223,7 @@ class SceneOptions:
         bool,
         typer.Option(
             "--resume",
-            help="Keep a finished result of the same photos and options, refuse another, mend a damaged one.",
+            help="Keep a finished result of the same photos and options, refuse another unless --overwrite is given.",
             rich_help_panel=_OUTPUT,
         ),
     ] = SceneJob.resume
@@ -235,8 +235,6 @@ class SceneOptions:
             typer.BadParameter: options that exclude each other or that nothing would come of, or an unknown export
                 format.
         """
-        if self.overwrite and self.resume:
-            raise typer.BadParameter("--overwrite and --resume exclude each other")
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "export"}
         exports = check_formats(split_commas(self.export), "--export")
         asked = {"mesh", "mesh-poisson"} & set(exports)

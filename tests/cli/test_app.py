@@ -112,7 +112,6 @@ def test_a_disk_error_of_another_kind_is_not_taken_for_a_full_disk():
         ["reconstruct", "photos", "-o", "x", "--max-memory", "lots"],
         ["reconstruct", "photos", "-o", "x", "--min-registered", "1.5"],
         ["reconstruct", "photos", "-o", "x", "--export", "colmap,cad"],
-        ["reconstruct", "photos", "-o", "x", "--overwrite", "--resume"],
         ["batch", "-o", "x"],
         ["export", "scene", "--to", "cad"],
         ["weights", "sell"],
